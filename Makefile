@@ -1,0 +1,44 @@
+# Each target works as the first and only command on a fresh machine with Python 3.11+ and make.
+
+PROFILE ?= quick
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+# The first of these that is Python 3.11 to 3.13
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: setup reproduce test lint bench clean
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or make PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# Train, evaluate and draw everything of a profile: results/PROFILE/. Goes on where it stopped.
+reproduce: $(READY)
+	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/step.py
+
+# What was computed stays in data/ and results/.
+clean:
+	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

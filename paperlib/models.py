@@ -1,0 +1,222 @@
+"""Generator G, discriminator D and encoder E (paper, section 2.4; after SAGAN, Zhang et al. 2019).
+
+All three work on a pyramid of feature maps. ``patch`` folds patch x patch pixels into channels on
+the way in (pixel-unshuffle) and unfolds them on the way out (pixel-shuffle): 1 for the paper's
+size, 2 for the laptop's, where thin layers at full resolution waste the processor's time.
+``channels`` gives the width of each level of the pyramid, finest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+def conv(c_in: int, c_out: int, kernel: int = 3, spectral: bool = True) -> nn.Module:
+    """A convolution that keeps the size, spectrally normalised (Miyato et al. 2018) by default."""
+    layer = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
+    nn.init.orthogonal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return spectral_norm(layer) if spectral else layer
+
+
+class SelfAttention(nn.Module):
+    """SAGAN's self-attention: x + gamma * attention(x), gamma starting at 0."""
+
+    def __init__(self, channels: int, spectral: bool = True) -> None:
+        super().__init__()
+        self.inner = max(channels // 8, 8)  # SAGAN's reduction
+        self.query_key = conv(channels, 2 * self.inner, 1, spectral)
+        self.value = conv(channels, channels // 2, 1, spectral)
+        self.out = conv(channels // 2, channels, 1, spectral)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        q, k = self.query_key(x).flatten(2).transpose(1, 2).chunk(2, dim=2)  # (B, HW, inner) each
+        v = self.value(x).flatten(2).transpose(1, 2)  # (B, HW, C/2)
+        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, HW, C/2)
+        mixed = mixed.transpose(1, 2).reshape(b, -1, h, w)
+        return x + self.gamma * self.out(mixed)
+
+
+class LatentNorm(nn.Module):
+    """Conditional batch normalisation: z chooses the scale and shift of every channel.
+
+    The maps from z start at 0, so that an untrained G ignores z and no variant of the loss is
+    given diversity by the initialisation.
+    """
+
+    def __init__(self, channels: int, nz: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.scale_shift = nn.Linear(nz, 2 * channels)
+        nn.init.zeros_(self.scale_shift.weight)
+        nn.init.zeros_(self.scale_shift.bias)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        scale, shift = self.scale_shift(z)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+        return torch.addcmul(shift, self.norm(x), 1 + scale)
+
+
+class ResBlock(nn.Module):
+    """Twice (BatchNorm, ReLU, 3x3 convolution), pre-activation, beside a skip (section 2.4).
+
+    Args:
+        c_in, c_out: channels.
+        resample: "down" averages 2 x 2 between the convolutions, "up" pixel-shuffles out of the
+            first one, "same" keeps the size.
+        nz: size of the z that conditions the normalisations; 0 for plain BatchNorm.
+        norm: False for D, where BatchNorm would couple the real and the fake batch.
+        spectral: spectral normalisation of the convolutions.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        resample: str = "same",
+        nz: int = 0,
+        norm: bool = True,
+        spectral: bool = True,
+    ) -> None:
+        super().__init__()
+        self.resample, self.conditional = resample, nz > 0
+        make_norm = (lambda c: LatentNorm(c, nz)) if nz else nn.BatchNorm2d
+        c_mid = c_in if resample == "down" else c_out
+        self.norm1 = make_norm(c_in) if norm else nn.Identity()
+        self.norm2 = make_norm(c_mid) if norm else nn.Identity()
+        self.conv1 = conv(c_in, 4 * c_mid if resample == "up" else c_mid, spectral=spectral)
+        self.conv2 = conv(c_mid, c_out, spectral=spectral)
+        self.skip = conv(c_in, c_out, 1, spectral) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        conditions = (z,) if self.conditional else ()
+        h = self.conv1(F.relu(self.norm1(x, *conditions)))
+        if self.resample == "up":
+            h = F.pixel_shuffle(h, 2)
+        h = F.relu(self.norm2(h, *conditions))
+        if self.resample == "down":
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        x = self.skip(x)
+        if self.resample == "up":
+            x = F.interpolate(x, scale_factor=2)  # nearest; after the 1x1 convolution, where it is cheap
+        return x + self.conv2(h)
+
+
+class Generator(nn.Module):
+    """G(y, z): an image-to-image variant of SAGAN's generator with skip connections.
+
+    Args:
+        channels: widths of the pyramid's levels, finest first.
+        nz: size of z.
+        patch: pixels folded per side.
+        attention: side of the feature map that self-attention works on; 0 for none.
+        size: image side, pixels.
+        z_injection: "norm" (conditional BatchNorm in the decoder) or "bottleneck".
+        border: width of the border that no mask observes. Nothing can be learned there, so G
+            repeats its outermost learnable pixels, rather than paint what chance left it.
+        spectral: spectral normalisation of the convolutions (off in the averaged copy, which
+            holds the normalised weights themselves).
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: Sequence[int],
+        nz: int,
+        patch: int = 1,
+        attention: int = 0,
+        z_injection: str = "norm",
+        border: int = 0,
+        spectral: bool = True,
+    ) -> None:
+        super().__init__()
+        self.nz, self.patch, self.border = nz, patch, border
+        sn = {"spectral": spectral}
+        nz_norm = nz if z_injection == "norm" else 0
+        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        sides = [size // patch >> level for level in range(len(channels))]
+        self.stem = conv(4 * patch**2, channels[0], **sn)
+        self.encode = nn.ModuleList([ResBlock(a, b, "down", **sn) for a, b in pairs])
+        self.z_to_bottleneck = nn.Linear(nz, channels[-1]) if z_injection == "bottleneck" else None
+        self.middle = ResBlock(channels[-1], channels[-1], nz=nz_norm, **sn)
+        self.decode = nn.ModuleList(
+            [ResBlock(b, a, "up", nz=nz_norm, **sn) for a, b in reversed(pairs)]
+        )
+        self.attend = nn.ModuleList(
+            [
+                SelfAttention(c, **sn) if side == attention else nn.Identity()
+                for c, side in reversed(list(zip(channels, sides, strict=True)))
+            ]
+        )
+        self.last = ResBlock(channels[0], channels[0], nz=nz_norm, **sn)
+        self.to_pixels = nn.Sequential(
+            nn.BatchNorm2d(channels[0]), nn.ReLU(), conv(channels[0], 3 * patch**2, **sn)
+        )
+
+    def forward(self, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
+        """Complete images (B, 3, H, W) in (-1, 1) from y (B, 3, H, W), m (B, 1, H, W), z (B, nz)."""
+        h = self.stem(F.pixel_unshuffle(torch.cat([y, m], dim=1), self.patch))
+        skips = [h]
+        for block in self.encode:
+            skips.append(h := block(h))
+        if self.z_to_bottleneck is not None:
+            h = h + self.z_to_bottleneck(z)[:, :, None, None]
+        h = self.attend[0](self.middle(h, z))
+        skips.pop()
+        for block, attend in zip(self.decode, self.attend[1:], strict=True):
+            h = attend(block(h, z) + skips.pop())
+        h = self.to_pixels(self.last(h, z))
+        x = torch.tanh(F.pixel_shuffle(h, self.patch))
+        if b := self.border:
+            x = F.pad(x[:, :, b:-b, b:-b], (b, b, b, b), mode="replicate")
+        return x
+
+
+class Discriminator(nn.Module):
+    """D(y): SAGAN's, with spectral norm, self-attention and global sum pooling; no BatchNorm."""
+
+    def __init__(
+        self, size: int, channels: Sequence[int], patch: int = 1, attention: int = 0
+    ) -> None:
+        super().__init__()
+        self.patch = patch
+        self.stem = conv(3 * patch**2, channels[0])
+        blocks: list[nn.Module] = []
+        for level, (a, b) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+            blocks.append(ResBlock(a, b, "down", norm=False))
+            if size // patch >> (level + 1) == attention:
+                blocks.append(SelfAttention(b))
+        self.blocks = nn.Sequential(*blocks, ResBlock(channels[-1], channels[-1], norm=False))
+        self.score = spectral_norm(nn.Linear(channels[-1], 1))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Scores (B,), one an image, from observations (B, 3, H, W)."""
+        h = self.blocks(self.stem(F.pixel_unshuffle(y, self.patch)))
+        return self.score(F.relu(h).sum(dim=(2, 3))).squeeze(1)
+
+
+class Encoder(nn.Module):
+    """E: a ResNet with BatchNorm, then two linear heads on the flattened map (section 2.4)."""
+
+    def __init__(self, size: int, channels: Sequence[int], nz: int, patch: int = 1) -> None:
+        super().__init__()
+        self.patch = patch
+        pairs = zip(channels[:-1], channels[1:], strict=True)
+        self.stem = conv(4 * patch**2, channels[0], spectral=False)
+        self.blocks = nn.Sequential(*[ResBlock(a, b, "down", spectral=False) for a, b in pairs])
+        self.norm = nn.BatchNorm2d(channels[-1])
+        side = size // patch >> (len(channels) - 1)
+        self.mean = nn.Linear(channels[-1] * side**2, nz)
+        self.log_variance = nn.Linear(channels[-1] * side**2, nz)
+
+    def forward(self, y: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, (B, nz) each, of z given masked images (B, 3, H, W)."""
+        h = self.blocks(self.stem(F.pixel_unshuffle(torch.cat([y, m], dim=1), self.patch)))
+        h = F.relu(self.norm(h)).flatten(1)
+        return self.mean(h), self.log_variance(h).clamp(-10, 4)

@@ -1,0 +1,33 @@
+"""Where things are, anchored at the repository.
+
+papermill runs in the caller's folder and nbval in the notebook's: no path here depends on the
+current folder. The environment variables ``PAPERLIB_DATA`` and ``PAPERLIB_RESULTS`` move what is
+written elsewhere, e.g. to a larger disk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+NOTEBOOKS = ROOT / "notebooks"
+DATA = Path(os.environ.get("PAPERLIB_DATA", ROOT / "data")).resolve()
+RESULTS = Path(os.environ.get("PAPERLIB_RESULTS", ROOT / "results")).resolve()
+
+
+def config(profile: str) -> Path:
+    """The file of a profile."""
+    return CONFIGS / f"{profile}.yaml"
+
+
+def runs(profile: str) -> Path:
+    """The folder of a profile's run directories."""
+    return RESULTS / profile / "runs"
+
+
+def from_root(path: str | Path) -> Path:
+    """``path`` itself if absolute, else relative to the repository."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() else ROOT / path

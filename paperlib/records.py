@@ -1,0 +1,206 @@
+"""What a run leaves on disk: configuration, log, checkpoints, weights, and the records of both.
+
+    RUN/config.json            the configuration, checked when the run goes on
+    RUN/log.jsonl              one line every few steps
+    RUN/checkpoint-STEP.pt     all that training needs to go on; the last two are kept
+    RUN/generator.safetensors  the averaged G
+    RUN/record.json            of the training: configuration, seed, commit, versions, hardware,
+                               data hash, time
+    RUN/evaluation.json        of the evaluation: the same provenance, and the numbers of the tables
+
+Everything is written to a temporary file and renamed: a file is complete or absent.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import pickle
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paperlib import paths
+from paperlib.config import BOOKKEEPING, ConfigurationError, RunConfig
+
+CHECKPOINTS_KEPT = 2
+LIBRARIES = (
+    "torch", "torchvision", "torchmetrics", "numpy", "scipy", "pillow", "scikit-image",
+)  # fmt: skip
+
+
+class RunError(RuntimeError):
+    """A run directory that cannot be used; the message names it and says what to do."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(draft)
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    text = json.dumps(values, indent=1, allow_nan=True) + "\n"
+    write_atomically(path, lambda draft: draft.write_text(text))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file; RunError names it where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path} is damaged ({error}): delete it and run again") from None
+
+
+def provenance(config: RunConfig, data_checksum: str) -> dict[str, Any]:
+    """What every record says of where its numbers come from."""
+    return {
+        "config": config.model_dump(),
+        "seed": config.seed,
+        "data_checksum": data_checksum,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_environment(),
+    }
+
+
+@functools.cache
+def _environment() -> dict[str, Any]:
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES},
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code, with "-dirty" where tracked files differ; None outside git."""
+    command = ["git", "-C", str(paths.ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.stdout.strip() or None
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def claim_directory(run: Path, config: RunConfig) -> None:
+    """Make ``run`` the directory of ``config``.
+
+    Raises:
+        RunError: it holds a run of another configuration; the message names the keys.
+    """
+    path = run / "config.json"
+    ours = config.model_dump()
+    if path.exists():
+        theirs = read_json(path)
+        keys = [k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)]
+        differing = sorted(set(keys) - BOOKKEEPING)
+        if differing:
+            shown = ", ".join(f"{k}: {theirs.get(k)!r}, now {ours.get(k)!r}" for k in differing)
+            raise RunError(
+                f"{run} holds a run of another configuration ({shown}): "
+                "choose another directory, or delete it"
+            )
+    write_json(path, ours)
+
+
+def load_config(run: Path) -> RunConfig:
+    """The configuration of a run directory."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise RunError(f"{run} is not a run directory: it has no config.json")
+    try:
+        return RunConfig.parse(read_json(path), str(path))
+    except ConfigurationError as error:
+        raise RunError(str(error)) from None
+
+
+def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> None:
+    """Write ``checkpoint-STEP.pt`` and remove all but the last two."""
+    path = run / f"checkpoint-{step:08d}.pt"
+    write_atomically(path, lambda draft: torch.save({"step": step} | state, draft))
+    for old in _checkpoints(run)[CHECKPOINTS_KEPT:]:
+        old.unlink()
+
+
+def load_checkpoint(run: Path) -> dict[str, Any] | None:
+    """The last checkpoint that can be read, or None where there is none.
+
+    Raises:
+        RunError: there are checkpoints, and all are damaged.
+    """
+    found = _checkpoints(run)
+    for path in found:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError) as error:
+            print(f"warning: {path} is damaged ({type(error).__name__}), trying the one before")
+    if found:
+        raise RunError(f"every checkpoint in {run} is damaged: delete them to start again")
+    return None
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    return sorted(run.glob("checkpoint-*.pt"), reverse=True)
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Drop the lines after ``step`` (and a half-written last one): training writes them again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except (json.JSONDecodeError, KeyError):
+            break
+        kept.append(line)
+    write_atomically(path, lambda draft: draft.write_text("".join(f"{k}\n" for k in kept)))
+
+
+def append_log(path: Path, values: dict[str, Any]) -> None:
+    """Append one JSON line."""
+    with path.open("a") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The log of a run, one dictionary a line."""
+    path = run / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,39 @@
+"""Reconstructions of observations with a trained generator (paper, figure 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from paperlib import seeds
+from paperlib.corruption import composite
+from paperlib.models import Generator
+
+
+def latents(
+    rows: Iterable[int], samples: int, nz: int, seed: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """z ~ N(0, I) for images numbered ``rows``: (samples, B, nz), each image's a function of
+    (seed, its number) alone, so that evaluation and figures show the same samples."""
+    draws = [
+        torch.randn(samples, nz, generator=seeds.generator(seed, "z", int(r))) for r in rows
+    ]
+    return torch.stack(draws, dim=1).to(device)
+
+
+@torch.inference_mode()
+def reconstruct(G: Generator, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
+    """Plausible complete images x~ = G(y, z) * (1 - m) + y, one for each z (equation 4).
+
+    Args:
+        G: a trained generator in evaluation mode.
+        y: observations, (B, 3, H, W), in [-1, 1], 0 where missing.
+        m: masks, (B, 1, H, W), 1 = observed.
+        z: latent codes, (samples, B, nz); zeros give the reconstruction with z unused.
+
+    Returns:
+        (samples, B, 3, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
+    """
+    return torch.stack([composite(G(y, m, code), y, m) for code in z])
