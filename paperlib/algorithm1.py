@@ -56,8 +56,9 @@ def build_generator(config: RunConfig, spectral: bool = True) -> Generator:
     c = config
     border = mask_law(c.corruption).interior_border(c.size)
     return Generator(
-        c.size, c.g_channels, c.nz, c.patch, c.attention, c.z_injection, border, spectral
-    )
+        c.size, c.g_channels, c.nz, c.patch, c.attention, c.z_injection, border,
+        c.start_from_fill, spectral,
+    )  # fmt: skip
 
 
 def build_networks(config: RunConfig) -> Networks:

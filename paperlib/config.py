@@ -87,6 +87,7 @@ class RunConfig(DataConfig):
     d_channels: list[int] = [16, 32, 32]
     e_channels: list[int] = [16, 16, 16]
     z_injection: Literal["norm", "bottleneck"] = "norm"
+    start_from_fill: bool = True  # G adds to a smooth guess; False: the paper's plain G
 
     # objective (equations 5 to 8)
     adversarial: Literal["hinge", "minimax", "least_squares"] = "hinge"
@@ -152,6 +153,11 @@ class RunConfig(DataConfig):
     def name(self) -> str:
         """The run's folder under results/PROFILE/runs/."""
         return f"{self.corruption}-{self.method}-seed{self.seed}"
+
+    @property
+    def evaluation_seed(self) -> int:
+        """The seed of the z of evaluation and figures."""
+        return fold(self.seed, "evaluation")
 
     @property
     def data(self) -> DataConfig:

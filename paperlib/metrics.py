@@ -7,6 +7,7 @@ over images. One pass draws the samples once and feeds every metric.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -176,16 +177,18 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
     spread = 1.96 * float(np.std(resamples, ddof=1))
 
     subset = min(KID_SUBSET_SIZE, len(real) // 2)
-    kernel = KernelInceptionDistance(
-        feature=_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=subset
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*will save all extracted features")
+        kernel = KernelInceptionDistance(
+            feature=_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=subset
+        )
     kernel.update(real, real=True)
     kernel.update(fake, real=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # torchmetrics picks its subsets by the global generator
         mean, std = map(float, kernel.compute())
     n = len(fake)
-    half = 1.96 * std / np.sqrt(n / subset)  # of the whole set, from the spread of its subsets
+    half = float(1.96 * std / np.sqrt(n / subset))  # of the whole set, from the spread of its subsets
     return {
         name: Measurement(value, value - spread, value + spread, n),
         name.replace("FID", "KID").replace("FD-", "KID-"): Measurement(mean, mean - half, mean + half, n),

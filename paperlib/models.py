@@ -16,6 +16,37 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 
+def pyramid_fill(y: Tensor, m: Tensor, trust: float = 0.02) -> Tensor:
+    """A smooth guess of the missing pixels, without parameters: pull-push on a Gaussian pyramid.
+
+    Observed values and the mask are both halved in size with the binomial filter (1, 3, 3, 1),
+    level by level; then, from the coarsest level on, the weighted mean of what was observed near
+    a pixel is mixed with the coarser guess, which counts as ``trust`` observed pixels (Gortler et
+    al., The Lumigraph, 1996).
+
+    Args:
+        y: observations, (B, C, H, W), 0 where missing.
+        m: masks, (B, 1, H, W), 1 = observed.
+        trust: weight of the coarser level, in observed pixels.
+
+    Returns:
+        (B, C, H, W).
+    """
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=y.device) / 8
+    levels = [torch.cat([y, m], dim=1)]  # (B, C + 1, H, W): values times weights, weights
+    kernel = torch.outer(taps, taps).expand(levels[0].shape[1], 1, 4, 4)
+    while levels[-1].shape[-1] > 2 and levels[-1].shape[-1] % 2 == 0:
+        finer = levels[-1]
+        levels.append(F.conv2d(finer, kernel, stride=2, padding=1, groups=finer.shape[1]))
+    guess = torch.zeros_like(levels[-1][:, :-1])
+    for level in reversed(levels):
+        if guess.shape[-1] < level.shape[-1]:
+            guess = F.interpolate(guess, scale_factor=2, mode="bilinear")
+        values, weights = level[:, :-1], level[:, -1:]
+        guess = (values + trust * guess) / (weights + trust)
+    return guess
+
+
 def conv(c_in: int, c_out: int, kernel: int = 3, spectral: bool = True) -> nn.Module:
     """A convolution that keeps the size, spectrally normalised (Miyato et al. 2018) by default."""
     layer = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
@@ -120,6 +151,7 @@ class Generator(nn.Module):
         z_injection: "norm" (conditional BatchNorm in the decoder) or "bottleneck".
         border: width of the border that no mask observes. Nothing can be learned there, so G
             repeats its outermost learnable pixels, rather than paint what chance left it.
+        start_from_fill: a skip connection from ``pyramid_fill`` to the output (not in the paper).
         spectral: spectral normalisation of the convolutions (off in the averaged copy, which
             holds the normalised weights themselves).
     """
@@ -133,10 +165,12 @@ class Generator(nn.Module):
         attention: int = 0,
         z_injection: str = "norm",
         border: int = 0,
+        start_from_fill: bool = True,
         spectral: bool = True,
     ) -> None:
         super().__init__()
         self.nz, self.patch, self.border = nz, patch, border
+        self.start_from_fill = start_from_fill
         sn = {"spectral": spectral}
         nz_norm = nz if z_injection == "norm" else 0
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
@@ -156,8 +190,12 @@ class Generator(nn.Module):
         )
         self.last = ResBlock(channels[0], channels[0], nz=nz_norm, **sn)
         self.to_pixels = nn.Sequential(
-            nn.BatchNorm2d(channels[0]), nn.ReLU(), conv(channels[0], 3 * patch**2, **sn)
+            nn.BatchNorm2d(channels[0]),
+            nn.ReLU(),
+            conv(channels[0], 3 * patch**2, spectral=spectral and not start_from_fill),
         )
+        if start_from_fill:  # what is learned is added to the guess, from 0 on
+            nn.init.zeros_(self.to_pixels[-1].weight)
 
     def forward(self, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
         """Complete images (B, 3, H, W) in (-1, 1) from y (B, 3, H, W), m (B, 1, H, W), z (B, nz)."""
@@ -172,7 +210,10 @@ class Generator(nn.Module):
         for block, attend in zip(self.decode, self.attend[1:], strict=True):
             h = attend(block(h, z) + skips.pop())
         h = self.to_pixels(self.last(h, z))
-        x = torch.tanh(F.pixel_shuffle(h, self.patch))
+        h = F.pixel_shuffle(h, self.patch)
+        if self.start_from_fill:
+            h = h + torch.atanh(pyramid_fill(y, m).clamp(-0.98, 0.98))
+        x = torch.tanh(h)
         if b := self.border:
             x = F.pad(x[:, :, b:-b, b:-b], (b, b, b, b), mode="replicate")
         return x

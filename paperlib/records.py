@@ -120,18 +120,21 @@ def claim_directory(run: Path, config: RunConfig) -> None:
         RunError: it holds a run of another configuration; the message names the keys.
     """
     path = run / "config.json"
-    ours = config.model_dump()
     if path.exists():
-        theirs = read_json(path)
-        keys = [k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)]
-        differing = sorted(set(keys) - BOOKKEEPING)
-        if differing:
-            shown = ", ".join(f"{k}: {theirs.get(k)!r}, now {ours.get(k)!r}" for k in differing)
-            raise RunError(
-                f"{run} holds a run of another configuration ({shown}): "
-                "choose another directory, or delete it"
-            )
-    write_json(path, ours)
+        refuse_other_configuration(path, read_json(path), config)
+    write_json(path, config.model_dump())
+
+
+def refuse_other_configuration(path: Path, theirs: dict[str, Any], config: RunConfig) -> None:
+    """Raise RunError, naming the keys, if the configuration in ``path`` is not ``config``."""
+    ours = config.model_dump()
+    keys = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    if differing := [k for k in keys if k not in BOOKKEEPING]:
+        shown = ", ".join(f"{k}: {theirs.get(k)!r}, now {ours.get(k)!r}" for k in differing)
+        raise RunError(
+            f"{path} is of another configuration ({shown}): choose another directory, or delete "
+            f"{path.parent}"
+        )
 
 
 def load_config(run: Path) -> RunConfig:

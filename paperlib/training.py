@@ -33,7 +33,7 @@ def train(
     config: RunConfig,
     run: Path,
     device: torch.device | str | None = None,
-    on_log: Callable[[dict[str, Any]], None] | None = None,
+    on_log: Callable[[dict[str, Any], Generator], None] | None = None,
 ) -> dict[str, Any]:
     """Train a run in its directory; go on from its last checkpoint; do nothing if it is done.
 
@@ -41,7 +41,7 @@ def train(
         config: what to train.
         run: the run's directory, made if missing.
         device: where; the GPU if there is one, by default.
-        on_log: called with every line of the log, e.g. to draw live curves.
+        on_log: called with every line of the log and the averaged G, e.g. to draw live curves.
 
     Returns:
         the record.
@@ -91,7 +91,7 @@ def train(
                 tick, ticked_at = now, step
                 records.append_log(run / "log.jsonl", line)
                 if on_log is not None:
-                    on_log(line)
+                    on_log(line, average.model)
                 note = ", ".join(f"{k} {line[k]:.3f}" for k in ("loss_d", "loss_g", "error_y", "error_z") if k in line)  # fmt: skip
             if time.perf_counter() - checkpointed > config.checkpoint_seconds:
                 _save(run, step, seconds + time.perf_counter() - tick, method, average, data.checksum)

@@ -1,0 +1,112 @@
+# A profile's whole path: prepare, train, evaluate, figures, tables, each a notebook that papermill
+# executes. Every command below also runs by hand.
+#
+#   snakemake --cores 2 --config profile=quick
+#
+# Done runs are not run again; an interrupted run goes on from its checkpoint (it is no output of a
+# rule, so nothing deletes it).
+from pathlib import Path
+
+import yaml
+
+from paperlib import paths
+from paperlib.config import load_profile
+
+PROFILE = config.get("profile", "quick")
+OUT = paths.RESULTS / PROFILE
+RUNS = {run.name: run for run in load_profile(PROFILE)}
+DATASETS = {run.data.folder: run.data for run in RUNS.values()}
+PAPERMILL = "papermill --kernel python3 --no-progress-bar --log-output --log-level WARNING"
+
+
+def write_if_changed(path, values):
+    """Parameters for papermill; untouched when unchanged, so that nothing runs again."""
+    text = yaml.safe_dump(values, sort_keys=False)
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+for name, data in DATASETS.items():
+    write_if_changed(OUT / "parameters" / f"{name}.yaml", data.model_dump())
+for name, run in RUNS.items():
+    write_if_changed(OUT / "parameters" / f"{name}.yaml", {"profile": PROFILE} | run.model_dump())
+(OUT / "notebooks").mkdir(parents=True, exist_ok=True)
+
+
+onsuccess:
+    print(f"Done: tables, figures and executed notebooks are in {OUT}")
+
+
+localrules: all
+
+
+rule all:
+    input:
+        OUT / "table1.csv", OUT / "table1.md", OUT / "table1.tex",
+        OUT / "figure4.png", OUT / "figure5.png",
+
+
+rule prepare:
+    input:
+        notebook = ancient(paths.NOTEBOOKS / "01_prepare_data.ipynb"),
+        parameters = ancient(OUT / "parameters" / "{data}.yaml"),
+    output:
+        paths.DATA / "{data}" / "manifest.json",
+    log:
+        notebook = OUT / "notebooks" / "01_prepare_data-{data}.ipynb",
+    shell:
+        PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
+
+
+rule train:
+    input:
+        notebook = ancient(paths.NOTEBOOKS / "02_train.ipynb"),
+        parameters = OUT / "parameters" / "{run}.yaml",
+        data = lambda w: paths.DATA / RUNS[w.run].data.folder / "manifest.json",
+    output:
+        OUT / "runs" / "{run}" / "record.json",
+    log:
+        notebook = OUT / "notebooks" / "02_train-{run}.ipynb",
+    threads: lambda w: RUNS[w.run].threads or workflow.cores
+    retries: 1  # an interrupted run goes on from its checkpoint
+    shell:
+        PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
+
+
+rule evaluate:
+    input:
+        notebook = ancient(paths.NOTEBOOKS / "04_evaluate.ipynb"),
+        record = OUT / "runs" / "{run}" / "record.json",
+    output:
+        OUT / "runs" / "{run}" / "evaluation.json",
+    log:
+        notebook = OUT / "notebooks" / "04_evaluate-{run}.ipynb",
+    threads: lambda w: RUNS[w.run].threads or workflow.cores
+    retries: 1
+    shell:
+        PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE} -p run {wildcards.run}"
+
+
+rule figures:
+    input:
+        notebook = ancient(paths.NOTEBOOKS / "05_figures.ipynb"),
+        evaluations = expand(OUT / "runs" / "{run}" / "evaluation.json", run=RUNS),
+    output:
+        OUT / "figure4.png", OUT / "figure5.png",
+    log:
+        notebook = OUT / "notebooks" / "05_figures.ipynb",
+    shell:
+        PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE}"
+
+
+rule tables:
+    input:
+        notebook = ancient(paths.NOTEBOOKS / "06_tables.ipynb"),
+        evaluations = expand(OUT / "runs" / "{run}" / "evaluation.json", run=RUNS),
+    output:
+        OUT / "table1.csv", OUT / "table1.md", OUT / "table1.tex",
+    log:
+        notebook = OUT / "notebooks" / "06_tables.ipynb",
+    shell:
+        PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE}"

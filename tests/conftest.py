@@ -1,0 +1,87 @@
+"""Fixtures: a small folder of images, prepared once, and a private copy of it for each test."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from paperlib import paths
+from paperlib.config import RunConfig
+from paperlib.data import prepare
+
+N_IMAGES = 60
+
+torch.set_num_threads(1)  # sums keep their order: tests of bit-identity need it
+
+
+def smooth_image(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A random image without hard edges, as photographs have few."""
+    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """60 smooth PNG images of 48 x 40 pixels."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(N_IMAGES):
+        smooth_image(rng, 48, 40).save(folder / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(image_folder) -> RunConfig:
+    """A run of a fraction of a second on ``image_folder``."""
+    return RunConfig(
+        dataset="folder",
+        source=str(image_folder),
+        threads=1,
+        batch_size=4,
+        steps=4,
+        log_every=1,
+        checkpoint_seconds=1000.0,
+        g_channels=[8, 16],
+        d_channels=[8, 16],
+        e_channels=[8, 16],
+    )
+
+
+@pytest.fixture(scope="session")
+def prepared_once(tiny_config, tmp_path_factory) -> Path:
+    """A data folder in which the data set of ``tiny_config`` is prepared. Not to be changed."""
+    root = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "DATA", root)
+        prepare(tiny_config.data)
+    return root
+
+
+@pytest.fixture
+def empty_workspace(tmp_path, monkeypatch) -> Path:
+    """data/ and results/ of this test alone, empty; the repository's stay untouched."""
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+@pytest.fixture
+def workspace(empty_workspace, prepared_once) -> Path:
+    """As ``empty_workspace``, with the data set of ``tiny_config`` prepared."""
+    shutil.copytree(prepared_once, empty_workspace / "data")
+    return empty_workspace
+
+
+@pytest.fixture
+def own_signal_handlers():
+    """Put back the handlers that the command line installs."""
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,0 +1,165 @@
+"""The command line: one clear line and exit status 2 for bad input, and the work in order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from paperlib import paths
+from paperlib.__main__ import main
+from paperlib.config import RunConfig
+from paperlib.records import read_json
+
+pytestmark = pytest.mark.usefixtures("own_signal_handlers")
+
+
+@pytest.fixture
+def error_of(empty_workspace, capsys):
+    """A function that runs a command, expects it to fail properly, and returns its one line."""
+
+    def run(*arguments: str) -> str:
+        assert main(list(arguments)) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: ")
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate"])
+def test_unknown_profile(error_of, command):
+    line = error_of(command, "nope")
+    assert "'nope'" in line and "smoke" in line
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate"])
+def test_unknown_key(error_of, command):
+    assert "unknown key 'nokey'" in error_of(command, "smoke", "--set", "nokey=1")
+
+
+@pytest.mark.parametrize(
+    "assignment, part",
+    [
+        ("steps=many", "steps"),
+        ("steps", "KEY=VALUE"),
+        ("size=36", "size 36 is not supported"),
+        ("corruption=blur", "one_patch"),
+        ("method=gan", "encoding_z"),
+        ("g_channels=[8", "g_channels"),
+        ("lr_g={", "lr_g"),
+    ],
+)
+def test_wrong_value(error_of, assignment, part):
+    assert part in error_of("train", "smoke", "--set", assignment)
+
+
+def test_unknown_dataset(error_of):
+    assert "'nope'" in error_of("prepare", "smoke", "--set", "dataset=nope")
+
+
+def test_source_that_does_not_exist(error_of, empty_workspace):
+    missing = str(empty_workspace / "nowhere")
+    line = error_of("prepare", "smoke", "--set", "dataset=folder", "--set", f"source={missing}")
+    assert missing in line
+
+
+@pytest.mark.parametrize("command", ["prepare", "train"])
+def test_folder_without_images(error_of, empty_workspace, command):
+    (empty_workspace / "empty").mkdir()
+    line = error_of(
+        command, "smoke", "--set", "dataset=folder", "--set", f"source={empty_workspace}/empty"
+    )
+    assert "no images" in line and "empty" in line
+
+
+@pytest.mark.parametrize("content", ["steps: [", "- a list", "nokey: 1", ""])
+def test_broken_profile(error_of, empty_workspace, content):
+    path = empty_workspace / "mine.yaml"
+    path.write_text(content)
+    assert str(path) in error_of("train", str(path))
+
+
+def test_run_that_is_not_of_the_profile(error_of):
+    line = error_of("train", "smoke", "--run", "blur-base-seed0")
+    assert "blur-base-seed0" in line and "drop_pixel-base-seed0" in line
+
+
+def test_evaluating_an_untrained_run(error_of):
+    line = error_of("evaluate", "smoke", "--run", "drop_pixel-base-seed0")
+    assert "drop_pixel-base-seed0" in line
+
+
+def test_bad_images_stop_a_strict_preparation(error_of, empty_workspace, image_folder):
+    images = empty_workspace / "images"
+    images.mkdir()
+    for source in image_folder.iterdir():
+        (images / source.name).write_bytes(source.read_bytes())
+    (images / "005.png").write_bytes(b"broken")
+    line = error_of(
+        "prepare", "smoke", "--strict", "--set", "dataset=folder", "--set", f"source={images}"
+    )
+    assert "005.png" in line
+
+
+@pytest.fixture
+def tiny_profile(workspace, tiny_config):
+    """A profile of two runs of ``tiny_config``, as a file."""
+    changes = {
+        key: value
+        for key, value in tiny_config.model_dump().items()
+        if value != getattr(RunConfig(), key)
+    }
+    path = workspace / "tiny.yaml"
+    path.write_text(yaml.safe_dump(changes | {"steps": 2, "matrix": {"method": ["base", "both"]}}))
+    return str(path)
+
+
+def test_train_prepares_and_trains_every_run(tiny_profile):
+    assert main(["train", tiny_profile]) == 0
+    runs = paths.runs("tiny")
+    assert {p.name for p in runs.iterdir()} == {"small_patch-base-seed0", "small_patch-both-seed0"}
+    for run in runs.iterdir():
+        assert read_json(run / "record.json")["steps"] == 2
+
+
+def test_train_one_run_with_a_changed_key(tiny_profile):
+    run = "small_patch-both-seed0"
+    assert main(["train", tiny_profile, "--run", run, "--set", "lr_g=1.0e-3"]) == 0
+    assert [p.name for p in paths.runs("tiny").iterdir()] == [run]
+    assert read_json(paths.runs("tiny") / run / "config.json")["lr_g"] == 1e-3
+
+
+def test_run_of_another_configuration(tiny_profile, capsys):
+    assert main(["train", tiny_profile]) == 0
+    capsys.readouterr()
+    assert main(["train", tiny_profile, "--set", "lambda_y=3"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and "lambda_y" in error[0]
+
+
+def test_prepare_says_what_it_has(tiny_profile, capsys):
+    assert main(["prepare", tiny_profile]) == 0
+    assert "60 images" in capsys.readouterr().out
+
+
+def test_interruption_is_reported_by_its_own_status(tiny_profile, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("paperlib.training.train", interrupted)
+    assert main(["train", tiny_profile]) == 130
+
+
+def test_module_can_be_run_from_any_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "paperlib", "train", "nope"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: no profile 'nope'")
+    assert len(done.stderr.splitlines()) == 1
