@@ -22,15 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     helps = {
         "prepare": "decode and split the data set of a profile",
         "train": "train the runs of a profile, or the one named; goes on where it stopped",
-        "evaluate": "evaluate the runs of a profile that are trained, or the one named",
+        "evaluate": "evaluate the trained runs of a profile, or the one named",
         "tables": "write the tables of a profile from its records",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("profile", help="a name in configs/, or a YAML file")
-        command.add_argument(
-            "--set", metavar="KEY=VALUE", action="append", default=[], help="change a key of it"
-        )
+        if name in ("prepare", "train"):
+            command.add_argument(
+                "--set", metavar="KEY=VALUE", action="append", default=[], help="change a key of it"
+            )
         if name == "prepare":
             command.add_argument("--strict", action="store_true", help="stop at any bad image")
         if name in ("train", "evaluate"):
@@ -49,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     profile = Path(options.profile).stem
-    runs = [_changed(run, options.set) for run in load_profile(options.profile)]
+    runs = load_profile(options.profile)
+    if assignments := getattr(options, "set", None):
+        runs = [_changed(run, assignments) for run in runs]
     if options.command == "prepare":
         from paperlib.data import prepare
 
@@ -66,7 +69,9 @@ def _run(options: argparse.Namespace) -> None:
         known = [run.name for run in runs]
         runs = [run for run in runs if run.name == options.run]
         if not runs:
-            raise ConfigurationError(f"no run {options.run!r} in {profile}; known: {', '.join(known)}")
+            raise ConfigurationError(
+                f"no run {options.run!r} in {profile}; known: {', '.join(known)}"
+            )
     for run in runs:
         folder = paths.runs(profile) / run.name
         if options.command == "train":
@@ -88,7 +93,10 @@ def _changed(run: RunConfig, assignments: list[str]) -> RunConfig:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigurationError(f"--set {assignment}: expected KEY=VALUE")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigurationError(f"--set {assignment}: the value is not valid YAML") from None
     return RunConfig.parse(values, "--set")
 
 

@@ -88,7 +88,12 @@ class Pass:
 
 
 def forward(
-    nets: Networks, y: Tensor, m: Tensor, p_m: MaskLaw, generator: torch.Generator, config: RunConfig
+    nets: Networks,
+    y: Tensor,
+    m: Tensor,
+    p_m: MaskLaw,
+    generator: torch.Generator,
+    config: RunConfig,
 ) -> Pass:
     """Lines 3 to 11 for one batch.
 
@@ -140,7 +145,9 @@ def _shown_to_encoder(p: Pass, z_rec_from: str) -> tuple[Tensor, Tensor]:
     return corrupt(image, mask), mask
 
 
-def discriminator_loss(D: nn.Module, p: Pass, config: RunConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def discriminator_loss(
+    D: nn.Module, p: Pass, config: RunConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Line 12, negated: what D descends. G receives no gradient."""
     adv = ADVERSARIAL[config.adversarial]
     fakes = [p.y_tilde.detach()]

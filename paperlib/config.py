@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,9 @@ class DataConfig(_Strict):
     dataset: str = "bluemarble"  # bluemarble | celeba | folder
     source: str | None = None  # zip or folder of celeba and folder, relative to the repository
     size: int = Field(32, ge=8, le=512)  # image side, pixels
-    split: Literal["auto", "random", "region", "file"] = "auto"  # file: the last ones are the test set
+    split: Literal["auto", "random", "region", "file"] = (
+        "auto"  # file: the last ones are the test set
+    )
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
     test: float = Field(0.10, ge=0)  # likewise
     split_seed: int = 0
@@ -59,6 +62,9 @@ class DataConfig(_Strict):
     @field_validator("validation", "test", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
+        """Whole numbers are welcome where a float is asked for; YAML 1.1 reads 4e-4 as a string."""
+        if isinstance(value, str) and re.fullmatch(r"\d+(\.\d*)?[eE][+-]?\d+", value):
+            return float(value)
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @property
@@ -181,16 +187,21 @@ def load_profile(profile: str) -> list[RunConfig]:
         raise ConfigurationError(f"no profile {profile!r} ({path} is missing); known: {known}")
     shared = read_yaml(path)
     matrix = shared.pop("matrix", {})
-    if not isinstance(matrix, dict) or not all(isinstance(v, list) for v in matrix.values()):
-        raise ConfigurationError(f"{path}: 'matrix' must map keys to lists of values")
     overrides = shared.pop("overrides", {})
+    if not isinstance(matrix, dict) or not all(isinstance(v, list) and v for v in matrix.values()):
+        raise ConfigurationError(f"{path}: 'matrix' must map keys to lists of values, got {matrix}")
+    if not isinstance(overrides, dict) or not all(isinstance(v, dict) for v in overrides.values()):
+        raise ConfigurationError(f"{path}: 'overrides' must map values of the matrix to keys")
+    named = {value for values in matrix.values() for value in values if isinstance(value, str)}
+    if unknown := ", ".join(map(str, overrides.keys() - named)):
+        raise ConfigurationError(f"{path}: overrides of {unknown}, which is not in the matrix")
     runs = []
     for values in itertools.product(*matrix.values()):
         point = dict(zip(matrix, values, strict=True))
-        extra: dict[str, Any] = {}
+        special: dict[str, Any] = {}
         for value in values:  # e.g. overrides: {drop_pixel: {lambda_z: 2.0}}
-            extra |= overrides.get(value, {}) if isinstance(value, str) else {}
-        runs.append(RunConfig.parse(shared | point | extra, str(path)))
+            special |= overrides.get(value, {})
+        runs.append(RunConfig.parse(shared | point | special, str(path)))
     return runs
 
 

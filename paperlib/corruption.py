@@ -97,7 +97,9 @@ def recover_mask(y: Tensor, tau: float = 0.0) -> Tensor:
         raise ValueError(f"some pixels equal tau = {tau} in part of their channels only: ambiguous")
     levels = (y[~missing].double() + 1) * 127.5
     if levels.numel() and not (
-        (levels - levels.round()).abs().max() < 1e-3 and levels.min() > -0.5 and levels.max() < 255.5
+        (levels - levels.round()).abs().max() < 1e-3
+        and levels.min() > -0.5
+        and levels.max() < 255.5
     ):
         raise ValueError(
             "values are not 8-bit levels scaled to [-1, 1] by u8 / 127.5 - 1, so a pixel equal to "
@@ -194,8 +196,13 @@ class Patch(MaskLaw):
         # larger; the integral image of these marks counts the patches that cover each pixel.
         side = size + 1
         place = torch.cat(
-            [top * side + left, (top + k) * side + left + k, top * side + left + k,
-             (top + k) * side + left], dim=1,
+            [
+                top * side + left,
+                (top + k) * side + left + k,
+                top * side + left + k,
+                (top + k) * side + left,
+            ],
+            dim=1,
         )  # fmt: skip  (B, 4n)
         mark = torch.ones_like(place, dtype=torch.int32)
         mark[:, 2 * self.n :] = -1

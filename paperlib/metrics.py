@@ -93,7 +93,9 @@ def evaluate(
     return {name: asdict(measurement) for name, measurement in result.items()}
 
 
-def per_image(x_tilde: Tensor, without_z: Tensor, x: Tensor, m: Tensor, border: int) -> dict[str, Tensor]:
+def per_image(
+    x_tilde: Tensor, without_z: Tensor, x: Tensor, m: Tensor, border: int
+) -> dict[str, Tensor]:
     """Per-image metrics, (B,) each, from one set of samples.
 
     Args:
@@ -140,7 +142,9 @@ def jump_across_border(x: Tensor, m: Tensor) -> Tensor:
     return total / count.clamp(min=1)
 
 
-def bootstrap_ratio(values: np.ndarray, over: np.ndarray | None = None, seed: int = 0) -> Measurement:
+def bootstrap_ratio(
+    values: np.ndarray, over: np.ndarray | None = None, seed: int = 0
+) -> Measurement:
     """mean(values), or mean(values) / mean(over), with its percentile interval over images."""
     n = len(values)
     picks = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
@@ -188,10 +192,14 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
         torch.manual_seed(0)  # torchmetrics picks its subsets by the global generator
         mean, std = map(float, kernel.compute())
     n = len(fake)
-    half = float(1.96 * std / np.sqrt(n / subset))  # of the whole set, from the spread of its subsets
+    half = float(
+        1.96 * std / np.sqrt(n / subset)
+    )  # of the whole set, from the spread of its subsets
     return {
         name: Measurement(value, value - spread, value + spread, n),
-        name.replace("FID", "KID").replace("FD-", "KID-"): Measurement(mean, mean - half, mean + half, n),
+        name.replace("FID", "KID").replace("FD-", "KID-"): Measurement(
+            mean, mean - half, mean + half, n
+        ),
     }
 
 

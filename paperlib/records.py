@@ -2,7 +2,7 @@
 
     RUN/config.json            the configuration, checked when the run goes on
     RUN/log.jsonl              one line every few steps
-    RUN/checkpoint-STEP.pt     all that training needs to go on; the last two are kept
+    RUN/checkpoint-STEP-CHECKSUM.pt  all that training needs to go on; the last two are kept
     RUN/generator.safetensors  the averaged G
     RUN/record.json            of the training: configuration, seed, commit, versions, hardware,
                                data hash, time
@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
-import pickle
 import platform
 import subprocess
 import sys
@@ -149,9 +149,12 @@ def load_config(run: Path) -> RunConfig:
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> None:
-    """Write ``checkpoint-STEP.pt`` and remove all but the last two."""
-    path = run / f"checkpoint-{step:08d}.pt"
-    write_atomically(path, lambda draft: torch.save({"step": step} | state, draft))
+    """Write ``checkpoint-STEP-CHECKSUM.pt`` and remove all but the last two."""
+    buffer = io.BytesIO()
+    torch.save({"step": step} | state, buffer)
+    content = buffer.getvalue()
+    path = run / f"checkpoint-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    write_atomically(path, lambda draft: draft.write_bytes(content))
     for old in _checkpoints(run)[CHECKPOINTS_KEPT:]:
         old.unlink()
 
@@ -164,10 +167,10 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
     """
     found = _checkpoints(run)
     for path in found:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError) as error:
-            print(f"warning: {path} is damaged ({type(error).__name__}), trying the one before")
+        content = path.read_bytes()
+        if path.stem.endswith(hashlib.sha256(content).hexdigest()[:16]):
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        print(f"warning: {path} is damaged, trying the one before")
     if found:
         raise RunError(f"every checkpoint in {run} is damaged: delete them to start again")
     return None

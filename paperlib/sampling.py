@@ -17,9 +17,7 @@ def latents(
 ) -> Tensor:
     """z ~ N(0, I) for images numbered ``rows``: (samples, B, nz), each image's a function of
     (seed, its number) alone, so that evaluation and figures show the same samples."""
-    draws = [
-        torch.randn(samples, nz, generator=seeds.generator(seed, "z", int(r))) for r in rows
-    ]
+    draws = [torch.randn(samples, nz, generator=seeds.generator(seed, "z", int(r))) for r in rows]
     return torch.stack(draws, dim=1).to(device)
 
 

@@ -118,7 +118,9 @@ class CelebA:
         try:
             self._archive = zipfile.ZipFile(self.path)
         except zipfile.BadZipFile:
-            raise DataError(f"celeba: {self.path} is not a zip file; {self.HOW_TO_GET_IT}") from None
+            raise DataError(
+                f"celeba: {self.path} is not a zip file; {self.HOW_TO_GET_IT}"
+            ) from None
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -142,7 +144,9 @@ class CelebA:
         image = Image.open(io.BytesIO(data)).convert("RGB")
         side = self.CROPS.get(image.size)
         if side is None:
-            raise ValueError(f"{image.size[0]} x {image.size[1]} px, expected 178 x 218 or 89 x 109")
+            raise ValueError(
+                f"{image.size[0]} x {image.size[1]} px, expected 178 x 218 or 89 x 109"
+            )
         if side < self.size:
             raise ValueError(f"its {side} px crop is smaller than the {self.size} px asked for")
         left, top = (image.size[0] - side) // 2, (image.size[1] - side) // 2

@@ -157,7 +157,9 @@ def diversity(table: pd.DataFrame) -> pd.DataFrame:
     paper = table.pivot(index=["corruption", "method"], columns="metric", values="paper")
 
     def over_base(std: pd.Series) -> pd.Series:
-        return std / std.groupby("corruption").transform(lambda s: s.xs("base", level="method").iloc[0])
+        return std / std.groupby("corruption").transform(
+            lambda s: s.xs("base", level="method").iloc[0]
+        )
 
     result = pd.DataFrame(
         {
@@ -193,7 +195,9 @@ def write_tables(profile: str) -> list[Path]:
     )
     written = {".md": markdown + note + "\n", ".tex": latex + f"% {note}\n"}
     for suffix, text in written.items():
-        records.write_atomically(folder / f"table1{suffix}", lambda d, text=text: d.write_text(text))
+        records.write_atomically(
+            folder / f"table1{suffix}", lambda d, text=text: d.write_text(text)
+        )
     return [target, *(folder / f"table1{suffix}" for suffix in written)]
 
 
@@ -238,5 +242,9 @@ def _cell(row: pd.Series, metric: str, style: str, interval: str) -> str:
 
 def _to_markdown(cells: pd.DataFrame) -> str:
     header = [cells.index.name, *cells.columns]
-    lines = [header, ["---"] * len(header), *([name, *row] for name, row in zip(cells.index, cells.to_numpy(), strict=True))]
+    lines = [
+        header,
+        ["---"] * len(header),
+        *([name, *row] for name, row in zip(cells.index, cells.to_numpy(), strict=True)),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from paperlib import records, seeds
 from paperlib.algorithm1 import Algorithm1, build_generator
 from paperlib.config import RunConfig
 from paperlib.corruption import mask_law
 from paperlib.data import Observations, load_prepared
+from paperlib.interruption import HeldInterrupt
 from paperlib.models import Generator
 from paperlib.progress import Progress
+
+SHOWN_IN_PROGRESS = ("loss_d", "loss_g", "error_y", "error_z")
 
 
 def default_device() -> torch.device:
@@ -62,52 +64,57 @@ def train(
     torch.manual_seed(seeds.fold(config.seed, "parameters"))  # of the initialisation, nothing else
     method = Algorithm1(config, device)
     average = RunningAverage(method.nets.G, averaged_generator(config).to(device), config.ema)
-    observed = Observations(
-        data, "training", mask_law(config.corruption), config.mask_seed, device
-    )
+    observed = Observations(data, "training", mask_law(config.corruption), config.mask_seed, device)
 
     step, seconds = _restore(run, method, average, data.checksum)
     records.truncate_log(run / "log.jsonl", step)
     batches = observed.batches(config.batch_size, config.seed, start=step * config.accumulate)
     progress = Progress(config.steps, run.name, done=step)
     images = config.batch_size * config.accumulate
-    tick = checkpointed = time.perf_counter()
-    ticked_at = step
+    clock = Clock(seconds)
+    checkpointed, logged = clock.seconds(), (step, clock.seconds())
+    between_steps = True
     try:
         # Algorithm 1, line 1: until converged, here for a fixed number of steps
         while step < config.steps:
             generator = seeds.generator(config.seed, "step", step, device=device)
-            log = method.step(batches, generator)
-            step += 1
-            average.update(step)
+            between_steps = False  # D may have moved already and G not yet
+            with HeldInterrupt():
+                log = method.step(batches, generator)
+                step += 1
+                average.update(step)
+                between_steps = True
             note = ""
             if step % config.log_every == 0 or step == config.steps:
-                now = time.perf_counter()
-                seconds += now - tick
-                line = {"step": step, "seconds": round(seconds, 3)}
-                line["images_per_second"] = round((step - ticked_at) * images / (now - tick), 2)
-                line |= {key: float(value) for key, value in log.items()}
-                line |= _gradient_norms(method)
-                tick, ticked_at = now, step
+                now = clock.seconds()
+                line = {
+                    "step": step,
+                    "seconds": round(now, 3),
+                    "images_per_second": round((step - logged[0]) * images / (now - logged[1]), 2),
+                    **{key: float(value) for key, value in log.items()},
+                    **_gradient_norms(method),
+                }
+                logged = (step, now)
                 records.append_log(run / "log.jsonl", line)
                 if on_log is not None:
                     on_log(line, average.model)
-                note = ", ".join(f"{k} {line[k]:.3f}" for k in ("loss_d", "loss_g", "error_y", "error_z") if k in line)  # fmt: skip
-            if time.perf_counter() - checkpointed > config.checkpoint_seconds:
-                _save(run, step, seconds + time.perf_counter() - tick, method, average, data.checksum)
-                checkpointed = time.perf_counter()
+                shown = [key for key in SHOWN_IN_PROGRESS if key in line]
+                note = ", ".join(f"{key} {line[key]:.3f}" for key in shown)
+            if clock.seconds() - checkpointed > config.checkpoint_seconds:
+                _save(run, step, clock.seconds(), method, average, data.checksum)
+                checkpointed = clock.seconds()
             progress.update(note=note)
     except KeyboardInterrupt:
-        _save(run, step, seconds + time.perf_counter() - tick, method, average, data.checksum)
-        print(f"interrupted at step {step}: run it again to go on from there", flush=True)
+        if between_steps:
+            _save(run, step, clock.seconds(), method, average, data.checksum)
+        print(f"{run.name}: interrupted at step {step}; run it again to go on", flush=True)
         raise
     finally:
         progress.close()
+    seconds = clock.seconds()
     _save(run, step, seconds, method, average, data.checksum)
     weights = {k: v.contiguous() for k, v in average.model.state_dict().items()}
-    records.write_atomically(
-        run / "generator.safetensors", lambda draft: save_file(weights, draft)
-    )
+    records.write_atomically(run / "generator.safetensors", lambda draft: save_file(weights, draft))
     record = records.provenance(config, data.checksum) | {
         "steps": step,
         "seconds": round(seconds, 3),
@@ -120,6 +127,16 @@ def train(
     }
     records.write_json(run / "record.json", record)
     return record
+
+
+class Clock:
+    """Seconds of training, those before an interruption included."""
+
+    def __init__(self, before: float) -> None:
+        self.start = time.perf_counter() - before
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
 
 
 def averaged_generator(config: RunConfig) -> Generator:
@@ -183,8 +200,7 @@ def _restore(
         raise records.RunError(
             f"{run} was begun on other data: delete it, or prepare that data set again"
         )
-    method_modules = _modules(method, average)
-    for name, module in method_modules.items():
+    for name, module in _modules(method, average).items():
         module.load_state_dict(state[name])
     return state["step"], state["seconds"]
 

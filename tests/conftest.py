@@ -1,8 +1,22 @@
-"""Fixtures: a small folder of images, prepared once, and a private copy of it for each test."""
+"""Fixtures: a small folder of images, prepared once, and a private copy of it for each test.
+
+The environment comes first: what the session's workflow and notebooks write goes to a folder that
+is deleted at the end. It must be set before paperlib is imported; kernels inherit it.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
 import shutil
+import tempfile
+
+SESSION = tempfile.mkdtemp(prefix="paperlib-tests-")
+atexit.register(shutil.rmtree, SESSION, ignore_errors=True)
+os.environ["PAPERLIB_DATA"] = f"{SESSION}/data"
+os.environ["PAPERLIB_RESULTS"] = f"{SESSION}/results"
+
+# ruff: noqa: E402
 import signal
 from pathlib import Path
 

@@ -301,7 +301,9 @@ def generator_loss_by_hand(y_hat: bool, z_rec: bool, lambda_y=10.0, lambda_z=3.0
     return pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("y_hat, z_rec", [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    "y_hat, z_rec", [(False, False), (False, True), (True, False), (True, True)]
+)
 def test_generator_loss_by_hand(y_hat, z_rec):
     loss, log = generator_loss(mean_score, given_pass(y_hat, z_rec), tiny())
     assert loss.item() == generator_loss_by_hand(y_hat, z_rec)

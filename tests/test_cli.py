@@ -35,7 +35,7 @@ def test_unknown_profile(error_of, command):
     assert "'nope'" in line and "smoke" in line
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["prepare", "train"])
 def test_unknown_key(error_of, command):
     assert "unknown key 'nokey'" in error_of(command, "smoke", "--set", "nokey=1")
 
@@ -95,8 +95,9 @@ def test_evaluating_an_untrained_run(error_of):
 def test_bad_images_stop_a_strict_preparation(error_of, empty_workspace, image_folder):
     images = empty_workspace / "images"
     images.mkdir()
-    for source in image_folder.iterdir():
-        (images / source.name).write_bytes(source.read_bytes())
+    for source in image_folder.iterdir():  # twice: 1 bad one of 120 would be tolerated
+        for name in (source.name, f"again-{source.name}"):
+            (images / name).write_bytes(source.read_bytes())
     (images / "005.png").write_bytes(b"broken")
     line = error_of(
         "prepare", "smoke", "--strict", "--set", "dataset=folder", "--set", f"source={images}"

@@ -72,7 +72,9 @@ def test_drop_pixel_has_no_border():
     assert law.sample(400, 32, seeds.generator(1)).amax((0, 1)).min() == 1
 
 
-@pytest.mark.parametrize("law, size", [(Patch(90, 10), 32), (Patch(1, 32), 64), (Patch(3, 20, 0), 16)])
+@pytest.mark.parametrize(
+    "law, size", [(Patch(90, 10), 32), (Patch(1, 32), 64), (Patch(3, 20, 0), 16)]
+)
 def test_patches_equal_a_loop_that_paints_them(law, size):
     n = law._integers_per_mask(size) // 2
     bits = torch.randint(2**40, (7, 2 * n), generator=seeds.generator("bits"))
@@ -183,7 +185,11 @@ def test_stored_masks_have_the_law_of_fresh_ones(name, ids):
     numbers = range(n) if ids == "consecutive" else [seeds.fold("image", i) for i in range(n)]
     stored = law.for_ids(numbers, size, seed=0)
     fresh = law.sample(n, size, seeds.generator("fresh"))
-    for of in (lambda m: m, lambda m: m[..., 1:] * m[..., :-1], lambda m: m[:, :, 1:] * m[:, :, :-1]):
+    for of in (
+        lambda m: m,
+        lambda m: m[..., 1:] * m[..., :-1],
+        lambda m: m[:, :, 1:] * m[:, :, :-1],
+    ):
         # how often each pixel, and each pair of neighbours, is observed
         f, g = of(stored).mean((0, 1)), of(fresh).mean((0, 1))
         pooled = (f + g) / 2

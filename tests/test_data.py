@@ -125,7 +125,9 @@ def test_prepared_images_cannot_be_written(workspace, tiny_config):
 # What goes wrong
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", None], ids=["empty", "text", "truncated"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not an image", None], ids=["empty", "text", "truncated"]
+)
 def test_one_bad_file_in_a_hundred_is_left_out_and_named(empty_workspace, content, capsys):
     images = tiny_images(empty_workspace / "images", 120)
     bad = images / "0033.png"
@@ -354,7 +356,9 @@ def test_celeba_image_of_another_shape_is_bad_and_named(celeba_source):
 
 
 def test_half_size_celeba_is_not_enlarged(celeba_source):
-    config = DataConfig(dataset="celeba", source=str(celeba_source(celeba_images(89, 109))), size=128)
+    config = DataConfig(
+        dataset="celeba", source=str(celeba_source(celeba_images(89, 109))), size=128
+    )
     with pytest.raises(DataError, match="64 px crop is smaller than the 128 px"):
         prepare(config)
 
@@ -390,7 +394,11 @@ def test_celeba_zip_without_images_is_an_error(empty_workspace):
 def test_splits_are_disjoint_cover_all_and_have_their_shares(empty_workspace, split):
     done = prepare(folder_of(tiny_images(empty_workspace / "images", 60), split=split))
     rows = {name: done.indices(name).tolist() for name in SPLITS}
-    assert {name: len(r) for name, r in rows.items()} == {"training": 45, "validation": 9, "test": 6}
+    assert {name: len(r) for name, r in rows.items()} == {
+        "training": 45,
+        "validation": 9,
+        "test": 6,
+    }
     assert sorted(sum(rows.values(), [])) == list(range(60))
 
 
@@ -423,7 +431,9 @@ def test_empty_split_is_an_error_where_it_is_used(empty_workspace):
         done.indices("validation")
 
 
-@pytest.mark.parametrize("shares", [{"validation": 0.6, "test": 0.4}, {"validation": 15, "test": 5}])
+@pytest.mark.parametrize(
+    "shares", [{"validation": 0.6, "test": 0.4}, {"validation": 15, "test": 5}]
+)
 def test_splits_that_leave_nothing_to_train_on_are_refused(empty_workspace, shares):
     config = folder_of(tiny_images(empty_workspace / "images", 20), **shares)
     with pytest.raises(DataError, match="none of 20 images for training"):

@@ -51,7 +51,9 @@ def test_least_squares_by_hand():
 @pytest.mark.parametrize("name", list(ADVERSARIAL))
 def test_d_and_g_pull_in_opposite_directions(name):
     adv, d = ADVERSARIAL[name], torch.zeros(4)
-    gradient = {side: torch.func.grad(getattr(adv, side))(d) for side in ("real", "fake", "generator")}
+    gradient = {
+        side: torch.func.grad(getattr(adv, side))(d) for side in ("real", "fake", "generator")
+    }
     assert (gradient["real"] < 0).all()  # descending raises the score of real observations
     assert (gradient["generator"] < 0).all()  # G wants its own raised
     if name == "least_squares":  # its fakes are to score 0

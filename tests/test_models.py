@@ -192,7 +192,7 @@ def test_fill_is_linear_in_the_observation_and_stays_within_its_range(size):
     assert_close(pyramid_fill(m.expand_as(y), m) + fill, pyramid_fill(m + y, m))
     assert fill.abs().max() <= y.abs().max() + 1e-6  # a weighted mean
     ones = pyramid_fill(m.expand_as(y), m)
-    assert 0 <= ones.min() and ones.max() <= 1 + 1e-6
+    assert ones.min() >= 0 and ones.max() <= 1 + 1e-6
 
 
 def test_fill_of_what_was_observed_densely_is_close_to_it():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,29 @@ def test_what_determines_a_run_does_change_it(workspace, whole, tiny_config, cha
     assert weights(whole) != weights(workspace / "b")
 
 
+def test_every_step_draws_its_own_masks_and_codes(workspace, tiny_config, monkeypatch):
+    # m~ and z are fresh at every step (Algorithm 1, lines 3 and 4); m belongs to the image.
+    passes = []
+
+    def spied(*arguments):
+        passes.append(forward(*arguments))
+        return passes[-1]
+
+    forward = algorithm1.forward
+    monkeypatch.setattr(algorithm1, "forward", spied)
+    train(changed(tiny_config, steps=3, accumulate=2), workspace / "run")
+    assert len(passes) == 6
+    masks = torch.cat([p.m_tilde for p in passes]).flatten(1)
+    codes = torch.cat([p.z for p in passes])
+    assert len(masks.unique(dim=0)) == len(codes.unique(dim=0)) == 24
+    m = torch.cat([p.m for p in passes]).flatten(1)
+    assert not (masks[:, None] == m[None]).all(-1).any()
+    data = load_prepared(tiny_config.data)
+    ids = data.mask_ids()[data.indices("training")]
+    stored = mask_law(tiny_config.corruption).for_ids(ids, 32, tiny_config.mask_seed).flatten(1)
+    assert (m[:, None] == stored[None]).all(-1).any(1).all()
+
+
 def test_log_has_a_line_every_few_steps_and_one_at_the_end(workspace, tiny_config):
     seen = []
     config = changed(tiny_config, steps=5, log_every=2)
@@ -109,7 +133,9 @@ def test_resumed_run_equals_an_uninterrupted_one(workspace, tiny_config, method,
         train(config, workspace / "parts", on_log=interrupt_at(step))
     assert not (workspace / "parts" / "record.json").exists()
     resumed = []
-    record = train(config, workspace / "parts", on_log=lambda line, *_: resumed.append(line["step"]))
+    record = train(
+        config, workspace / "parts", on_log=lambda line, *_: resumed.append(line["step"])
+    )
     assert resumed == list(range(step + 1, config.steps + 1))  # goes on, does not start again
     assert record["steps"] == config.steps
     assert_same_run(whole, workspace / "parts")
@@ -299,7 +325,8 @@ def put_garbage_under_the_missing_pixels(config: RunConfig, rows: np.ndarray, rn
 
 @pytest.mark.parametrize(
     "method, corruption",
-    [(method, "small_patch") for method in METHODS] + [("both", "drop_pixel"), ("both", "one_patch")],
+    [(method, "small_patch") for method in METHODS]
+    + [("both", "drop_pixel"), ("both", "one_patch")],
 )
 def test_training_cannot_see_what_is_missing(workspace, tiny_config, method, corruption):
     config = changed(tiny_config, method=method, corruption=corruption, steps=2)
@@ -459,7 +486,7 @@ def test_record_says_where_the_run_comes_from(workspace, tiny_config):
 def test_commit_of_the_record_is_that_of_the_repository(workspace, tiny_config):
     if not (paths.ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    head = records.subprocess.run(
+    head = subprocess.run(
         ["git", "-C", paths.ROOT, "rev-parse", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
     assert head in train(tiny_config, workspace / "run")["commit"]
