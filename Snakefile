@@ -8,13 +8,17 @@
 from pathlib import Path
 
 import yaml
+from snakemake.exceptions import WorkflowError
 
 from paperlib import paths
-from paperlib.config import load_profile
+from paperlib.config import ConfigurationError, load_profile
 
 PROFILE = config.get("profile", "quick")
 OUT = paths.RESULTS / PROFILE
-RUNS = {run.name: run for run in load_profile(PROFILE)}
+try:
+    RUNS = {run.name: run for run in load_profile(PROFILE)}
+except ConfigurationError as error:
+    raise WorkflowError(str(error)) from None
 DATASETS = {run.data.folder: run.data for run in RUNS.values()}
 PAPERMILL = "papermill --kernel python3 --no-progress-bar --log-output --log-level WARNING"
 

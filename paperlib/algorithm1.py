@@ -167,11 +167,12 @@ def generator_loss(D: nn.Module, p: Pass, config: RunConfig) -> tuple[Tensor, di
     terms = {"adv_y_tilde": adv.generator(d_tilde)}
     loss = terms["adv_y_tilde"]
     if p.y_hat is not None:
-        # Line 14; lambda_y does not multiply the adversarial part (Algorithm 1, not equation 8)
+        # Line 14; in Algorithm 1 lambda_y weighs the error alone, in equation 8 all of L_y
         terms["adv_y_hat"] = adv.generator(d_hat[0])
         terms["error_y"] = observation_error(p.y_hat, p.y, p.m, config.norm)
         terms["kl"] = kl_to_standard_normal(*p.z_enc)
-        loss = loss + config.lambda_y * terms["error_y"] + terms["adv_y_hat"]
+        weight = config.lambda_y if config.lambda_y_weighs == "all" else 1.0
+        loss = loss + config.lambda_y * terms["error_y"] + weight * terms["adv_y_hat"]
         if config.lambda_kl:
             loss = loss + config.lambda_kl * terms["kl"]
     if p.z_rec is not None:

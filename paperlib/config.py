@@ -99,6 +99,7 @@ class RunConfig(DataConfig):
     adversarial: Literal["hinge", "minimax", "least_squares"] = "hinge"
     lambda_y: float = Field(10.0, ge=0)  # the paper gives none; chosen on the hold-out, see README
     lambda_z: float = Field(1.0, ge=0)  # likewise
+    lambda_y_weighs: Literal["error", "all"] = "error"  # error: Algorithm 1; all: equation 8
     lambda_kl: float = Field(0.0, ge=0)  # 0 in the paper's setting
     norm: Literal["l2", "l1"] = "l2"
     z_rec_from: Literal["generated", "y_tilde", "x_tilde", "eq6"] = "generated"
@@ -117,7 +118,7 @@ class RunConfig(DataConfig):
 
     # evaluation (section 3.4)
     eval_split: Literal["validation", "test"] = "test"
-    eval_images: int = Field(32, ge=2)  # at most; the paper's std uses 1000
+    eval_images: int = Field(32, ge=4)  # at most; the paper's std uses 1000
     eval_samples: int = Field(10, ge=2)  # z per image
 
     # bookkeeping, without influence on the result
@@ -153,6 +154,15 @@ class RunConfig(DataConfig):
                     f"and {len(channels)} levels in {key} it must be a multiple of {factor}, "
                     f"at least {2 * factor}"
                 )
+        side = self.size // self.patch
+        in_g = {side >> level for level in range(len(self.g_channels))}
+        in_d = {side >> level for level in range(1, len(self.d_channels))}
+        if self.attention and self.attention not in in_g & in_d:
+            known = ", ".join(map(str, sorted({0} | in_g & in_d)))
+            raise ValueError(
+                f"attention {self.attention}: G and D have no feature map of this side, choose "
+                f"one of {known}"
+            )
         return self
 
     @property

@@ -329,6 +329,12 @@ def test_lambda_y_does_not_multiply_the_adversarial_part():
     assert log["adv_y_hat"].item() == pytest.approx(0.4, rel=1e-5)
 
 
+def test_lambda_y_multiplies_the_adversarial_part_where_equation_8_is_asked_for():
+    config = tiny(lambda_y=10.0, lambda_z=0.0, lambda_y_weighs="all")
+    _, log = generator_loss(mean_score, given_pass(), config)
+    assert log["loss_g"].item() == pytest.approx(-0.3 + 10 * (0.6**2 + 0.4), rel=1e-5)
+
+
 def test_scores_are_taken_apart_in_the_order_of_the_images():
     # Scores that differ within the batch: a shift by one image would show.
     p = given_pass()

@@ -101,9 +101,14 @@ def test_networks_without_channels_are_refused(net):
         assert net in faults({net: channels})
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
-def test_sizes_of_the_paper_are_supported(size):
-    assert RunConfig.parse({"size": size}).size == size
+@pytest.mark.parametrize("size, attention", [(32, 8), (64, 16), (128, 32), (64, 0)])
+def test_sizes_of_the_paper_are_supported(size, attention):
+    assert RunConfig.parse({"size": size, "attention": attention}).size == size
+
+
+def test_attention_on_a_map_that_the_networks_do_not_have_is_refused_with_those_they_have():
+    message = faults({"size": 64, "attention": 8})
+    assert "attention 8" in message and "0, 16" in message
 
 
 def test_configuration_survives_json_and_cannot_be_changed():
@@ -121,7 +126,9 @@ def test_bookkeeping_keys_exist():
 
 
 def test_data_of_a_run_are_its_data_keys():
-    config = RunConfig.parse({"dataset": "folder", "source": "x", "size": 64, "test": 0.2})
+    config = RunConfig.parse(
+        {"dataset": "folder", "source": "x", "size": 64, "test": 0.2, "attention": 0}
+    )
     expected = {"dataset": "folder", "source": "x", "size": 64, "test": 0.2}
     assert config.data == DataConfig(**expected)
 
