@@ -20,7 +20,11 @@ try:
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 DATASETS = {run.data.folder: run.data for run in RUNS.values()}
-PAPERMILL = "papermill --kernel python3 --no-progress-bar --log-output --log-level WARNING"
+# At this level papermill's log shows what the notebooks write to standard error: the progress.
+PAPERMILL = (
+    "PAPERLIB_PROGRESS=lines papermill --kernel python3 --no-progress-bar"
+    " --log-output --log-level WARNING"
+)
 
 
 def write_if_changed(path, values):
