@@ -113,17 +113,31 @@ def train(
         progress.close()
     seconds = clock.seconds()
     _save(run, step, seconds, method, average, data.checksum)
-    weights = {k: v.contiguous() for k, v in average.model.state_dict().items()}
-    records.write_atomically(run / "generator.safetensors", lambda draft: save_file(weights, draft))
-    record = records.provenance(config, data.checksum) | {
-        "steps": step,
+    return _finish(run, config, data.checksum, method, average, seconds)
+
+
+def _finish(
+    run: Path,
+    config: RunConfig,
+    data_checksum: str,
+    method: Algorithm1,
+    average: RunningAverage,
+    seconds: float,
+) -> dict[str, Any]:
+    """Write the averaged generator, then the record that vouches for it; return the record."""
+    path = run / "generator.safetensors"
+    weights = {name: tensor.contiguous() for name, tensor in average.model.state_dict().items()}
+    records.write_atomically(path, lambda draft: save_file(weights, draft))
+    images = config.steps * config.batch_size * config.accumulate
+    record = records.provenance(config, data_checksum) | {
+        "steps": config.steps,
         "seconds": round(seconds, 3),
-        "images_per_second": round(step * images / seconds, 2),
+        "images_per_second": round(images / seconds, 2),
         "parameters": {
             name: sum(p.numel() for p in net.parameters())
             for name, net in vars(method.nets).items()
         },
-        "generator_checksum": records.file_checksum(run / "generator.safetensors"),
+        "generator_checksum": records.file_checksum(path),
     }
     records.write_json(run / "record.json", record)
     return record
