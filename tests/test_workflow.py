@@ -17,10 +17,11 @@ from paperlib.config import load_profile
 
 
 def snakemake(*arguments: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "profile=smoke"]
+    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"]
     done = subprocess.run(
-        [*command, *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=False
-    )
+        [*command, "--config", "profile=smoke"],
+        cwd=paths.ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
