@@ -30,6 +30,8 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     """
     device = torch.device(device or default_device())
     config = records.load_config(run)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     G = load_generator(run, device)
     trained = records.read_json(run / "record.json")
     data = load_prepared(config.data)

@@ -13,6 +13,7 @@ import tempfile
 
 SESSION = tempfile.mkdtemp(prefix="paperlib-tests-")
 atexit.register(shutil.rmtree, SESSION, ignore_errors=True)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # kernels beside each other would fight for cores
 os.environ["PAPERLIB_DATA"] = f"{SESSION}/data"
 os.environ["PAPERLIB_RESULTS"] = f"{SESSION}/results"
 
