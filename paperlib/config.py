@@ -122,7 +122,7 @@ class RunConfig(DataConfig):
     eval_samples: int = Field(10, ge=2)  # z per image
 
     # bookkeeping, without influence on the result
-    log_every: int = Field(10, ge=1)  # steps
+    log_every: int = Field(1, ge=1)  # steps
     checkpoint_seconds: float = Field(20.0, gt=0)  # an interruption loses at most this much
     threads: int = Field(0, ge=0)  # of the processor per run; 0: torch's choice
 
