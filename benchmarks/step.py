@@ -3,7 +3,7 @@
     make bench        (nothing else should run meanwhile; about a minute)
 
 Measured in one process, in turns, so that a noisy machine disturbs all alike; medians over the
-rounds. FLOPs are counted by torch's own counter. Writes results/bench/step.json.
+rounds. FLOPs are counted by torch's own counter. Writes results/bench/step-CORRUPTION.json.
 """
 
 from __future__ import annotations

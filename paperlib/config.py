@@ -52,9 +52,7 @@ class DataConfig(_Strict):
     dataset: str = "bluemarble"  # bluemarble | celeba | folder
     source: str | None = None  # zip or folder of celeba and folder, relative to the repository
     size: int = Field(32, ge=8, le=512)  # image side, pixels
-    split: Literal["auto", "random", "region", "file"] = (
-        "auto"  # file: the last ones are the test set
-    )
+    split: Literal["auto", "random", "region", "file"] = "auto"  # file: the test images last
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
     test: float = Field(0.10, ge=0)  # likewise
     split_seed: int = 0

@@ -203,7 +203,7 @@ class Patch(MaskLaw):
                 (top + k) * side + left,
             ],
             dim=1,
-        )  # fmt: skip  (B, 4n)
+        )  # (B, 4n)
         mark = torch.ones_like(place, dtype=torch.int32)
         mark[:, 2 * self.n :] = -1
         marks = torch.zeros(len(bits), side * side, dtype=torch.int32, device=bits.device)

@@ -139,13 +139,14 @@ def _decode_all(
 
     ids: list[str] = []
     failed: dict[str, str] = {}
-    total = len(source.ids)
+    names = source.ids
+    total = len(names)
     array = np.lib.format.open_memmap(target, "w+", np.uint8, (total, size, size, 3))
     window = 1024  # bounds the memory held by images that are decoded but not yet written
     progress = Progress(total, f"decoding {total} images")
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for start in range(0, total, window):
-            batch = source.ids[start : start + window]
+            batch = names[start : start + window]
             for image_id, image in zip(batch, pool.map(read, batch), strict=True):
                 if isinstance(image, str):
                     failed[image_id] = image
