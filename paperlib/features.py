@@ -60,6 +60,11 @@ class Inception(nn.Module):
         return self.net(images)
 
 
+def kernel_distance_name(distance: str) -> str:
+    """The kernel distance on the features of a Frechet distance: KID, KID-efflite0."""
+    return distance.replace("FID", "KID").replace("FD-", "KID-")
+
+
 def inception_weights() -> Path | None:
     """The file of the standard FID's weights, if it is on disk (nothing is downloaded)."""
     folders = [Path(torch.hub.get_dir()) / "checkpoints"]

@@ -19,7 +19,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from paperlib.corruption import corrupt
 from paperlib.data import CompleteImages
-from paperlib.features import extract
+from paperlib.features import extract, kernel_distance_name
 from paperlib.models import Generator
 from paperlib.progress import Progress
 from paperlib.sampling import latents, reconstruct
@@ -192,14 +192,11 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
         torch.manual_seed(0)  # torchmetrics picks its subsets by the global generator
         mean, std = map(float, kernel.compute())
     n = len(fake)
-    half = float(
-        1.96 * std / np.sqrt(n / subset)
-    )  # of the whole set, from the spread of its subsets
+    # of the whole set, from the spread of its subsets
+    half = float(1.96 * std / np.sqrt(n / subset))
     return {
         name: Measurement(value, value - spread, value + spread, n),
-        name.replace("FID", "KID").replace("FD-", "KID-"): Measurement(
-            mean, mean - half, mean + half, n
-        ),
+        kernel_distance_name(name): Measurement(mean, mean - half, mean + half, n),
     }
 
 

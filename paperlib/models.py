@@ -135,9 +135,8 @@ class ResBlock(nn.Module):
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         x = self.skip(x)
         if self.resample == "up":
-            x = F.interpolate(
-                x, scale_factor=2
-            )  # nearest; after the 1x1 convolution, where it is cheap
+            # nearest; after the 1x1 convolution, which is cheaper on the small map
+            x = F.interpolate(x, scale_factor=2)
         return x + self.conv2(h)
 
 

@@ -153,7 +153,7 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"step": step} | state, buffer)
     content = buffer.getvalue()
-    path = run / f"checkpoint-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    path = run / f"checkpoint-{step:08d}-{_digest(content)}.pt"
     write_atomically(path, lambda draft: draft.write_bytes(content))
     for old in _checkpoints(run)[CHECKPOINTS_KEPT:]:
         old.unlink()
@@ -168,12 +168,17 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
     found = _checkpoints(run)
     for path in found:
         content = path.read_bytes()
-        if path.stem.endswith(hashlib.sha256(content).hexdigest()[:16]):
+        if path.stem.endswith(_digest(content)):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         print(f"warning: {path} is damaged, trying the one before")
     if found:
         raise RunError(f"every checkpoint in {run} is damaged: delete them to start again")
     return None
+
+
+def _digest(content: bytes) -> str:
+    """The checksum that a checkpoint carries in its name."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from paperlib import paths, records
 from paperlib.config import RunConfig, load_profile
+from paperlib.features import kernel_distance_name
 
 METHODS = {
     "base": "base (eq. 5)",
@@ -110,7 +111,7 @@ def table1(profile: str) -> pd.DataFrame:
     measured = summarise(load_evaluations(profile))
     distance = next((d for d in DISTANCES if d in set(measured["metric"])), DISTANCES[-1])
     metrics = [distance, "mse", "std", "mse_missing", "mse_interior", "mse_without_z", "mse_best",
-               "seam", distance.replace("FID", "KID").replace("FD-", "KID-")]  # fmt: skip
+               "seam", kernel_distance_name(distance)]  # fmt: skip
     index = pd.MultiIndex.from_product(
         [CORRUPTIONS, METHODS, metrics], names=["corruption", "method", "metric"]
     )
@@ -181,7 +182,7 @@ def write_tables(profile: str) -> list[Path]:
     records.write_atomically(target, lambda draft: table.to_csv(draft, index=False))
     distance = table["metric"].iloc[0]
     beyond = ["mse_missing", "mse_without_z", "mse_best", "seam",
-              distance.replace("FID", "KID").replace("FD-", "KID-")]  # fmt: skip
+              kernel_distance_name(distance)]  # fmt: skip
     note = _note(table, name, distance)
     markdown = f"# Table 1, profile {name}\n\n"
     for corruption, title in CORRUPTIONS.items():

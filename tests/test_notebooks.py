@@ -41,17 +41,8 @@ def test_no_notebook_redefines_the_library(path):
         names |= {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
-            defined = {
-                n.name
-                for n in ast.walk(
-                    ast.parse(
-                        cell.source.replace("%", "#", 1)
-                        if cell.source.startswith("%")
-                        else cell.source
-                    )
-                )
-                if isinstance(n, ast.FunctionDef | ast.ClassDef)
-            }
+            nodes = ast.walk(ast.parse(cell.source))
+            defined = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
             assert not defined & names
 
 
