@@ -32,6 +32,7 @@ from torch.nn.utils import parametrize
 
 from paperlib.config import RunConfig
 from paperlib.corruption import MaskLaw, composite, corrupt, mask_law
+from paperlib.data import Observations
 from paperlib.losses import (
     ADVERSARIAL,
     Latent,
@@ -57,7 +58,7 @@ def build_generator(config: RunConfig, spectral: bool = True) -> Generator:
     border = mask_law(c.corruption).interior_border(c.size)
     return Generator(
         c.size, c.g_channels, c.nz, c.patch, c.attention, c.z_injection, border,
-        c.start_from_fill, spectral,
+        c.z_start, c.start_from_fill, spectral,
     )  # fmt: skip
 
 
@@ -185,21 +186,37 @@ def generator_loss(D: nn.Module, p: Pass, config: RunConfig) -> tuple[Tensor, di
 class Algorithm1:
     """The networks, their optimisers, and one iteration of the loop (lines 2 to 15)."""
 
+    data_set = Observations  # no complete image is ever seen
+
     def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
+        self.batches_per_step = config.accumulate
         self.p_m = mask_law(config.corruption)
-        self.nets = build_networks(config)
+        self.nets = self.build_networks(config)
         for net in vars(self.nets).values():
             net.to(device, memory_format=torch.channels_last)
         betas = (config.beta1, config.beta2)  # Adam(0, 0.99), section 3.3
         g_and_e = [*self.nets.G.parameters()]
-        if config.method != "base":  # base has no use for E
+        if config.method in ("encoding_z", "encoding_y", "both"):  # base has no use for E
             g_and_e += self.nets.E.parameters()
         self.optimizer_d = torch.optim.Adam(self.nets.D.parameters(), config.lr_d, betas)
         self.optimizer_g = torch.optim.Adam(g_and_e, config.lr_g, betas)
 
+    # What the supervised variants of Table 2 (``baselines``) put in the place of lines 3 to 15
+
+    build_networks = staticmethod(build_networks)
+
+    def forward(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Pass:
+        return forward(self.nets, *batch, self.p_m, generator, self.config)
+
+    def discriminator_loss(self, p: Pass) -> tuple[Tensor, dict[str, Tensor]]:
+        return discriminator_loss(self.nets.D, p, self.config)
+
+    def generator_loss(self, p: Pass) -> tuple[Tensor, dict[str, Tensor]]:
+        return generator_loss(self.nets.D, p, self.config)
+
     def step(
-        self, batches: Iterator[tuple[Tensor, Tensor]], generator: torch.Generator
+        self, batches: Iterator[tuple[Tensor, ...]], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """One update of D, then one of G and E, over ``accumulate`` different batches (y, m).
 
@@ -215,19 +232,19 @@ class Algorithm1:
         self.optimizer_g.zero_grad(set_to_none=True)
         for i in range(config.accumulate):
             # Line 2: sample observations
-            y, m = next(batches)
+            batch = next(batches)  # (y, m)
             with parametrize.cached():  # one power iteration of G's spectral norm for both uses
-                p = forward(nets, y, m, self.p_m, generator, config)  # lines 3 to 11
+                p = self.forward(batch, generator)  # lines 3 to 11
 
             # Line 12: update D
-            loss_d, log_d = discriminator_loss(nets.D, p, config)
+            loss_d, log_d = self.discriminator_loss(p)
             (loss_d / config.accumulate).backward()
             if i == config.accumulate - 1:
                 self.optimizer_d.step()
 
             # Lines 13 to 15: update G and E
             nets.D.requires_grad_(False)
-            loss_g, log_g = generator_loss(nets.D, p, config)
+            loss_g, log_g = self.generator_loss(p)
             (loss_g / config.accumulate).backward()
             nets.D.requires_grad_(True)
         self.optimizer_g.step()

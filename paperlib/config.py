@@ -74,14 +74,38 @@ class DataConfig(_Strict):
         return f"{self.dataset}-{self.size}-{fold(json.dumps(values)) % 16**6:06x}"
 
 
-class RunConfig(DataConfig):
+class EvaluationConfig(DataConfig):
+    """What is measured on: which images, corrupted how, how many. All that a reference needs."""
+
+    corruption: str = "small_patch"  # one_patch | small_patch | drop_pixel
+    mask_seed: int = Field(0, ge=0)  # of the masks with which the images are corrupted once
+
+    # evaluation (section 3.4)
+    eval_split: Literal["validation", "test"] = "test"
+    eval_images: int = Field(32, ge=4)  # at most; the paper's std uses 1000
+    eval_samples: int = Field(10, ge=2)  # z per image
+
+    @field_validator("corruption")
+    @classmethod
+    def _known_corruption(cls, value: str) -> str:
+        if value not in CORRUPTIONS:
+            raise ValueError(f"unknown corruption, choose one of {', '.join(CORRUPTIONS)}")
+        return value
+
+    @property
+    def data(self) -> DataConfig:
+        """The part that determines the prepared data set."""
+        return DataConfig(**{key: getattr(self, key) for key in DataConfig.model_fields})
+
+
+class RunConfig(EvaluationConfig):
     """All that determines a training run and its evaluation. The defaults are the smoke size."""
 
-    # what is learned from what
-    corruption: str = "small_patch"  # one_patch | small_patch | drop_pixel
-    method: Literal["base", "encoding_z", "encoding_y", "both"] = "both"  # rows of Table 1
+    # what is learned: the rows of Table 1, then those of Table 2
+    method: Literal["base", "encoding_z", "encoding_y", "both", "unpaired", "paired", "misgan"] = (
+        "both"
+    )
     seed: int = Field(0, ge=0)  # of parameters, batches, z and fresh masks
-    mask_seed: int = Field(0, ge=0)  # of the masks with which the images are corrupted once
 
     # networks (section 2.4); sizes chosen on the hold-out, see README
     nz: int = Field(8, ge=1)
@@ -91,6 +115,7 @@ class RunConfig(DataConfig):
     d_channels: list[int] = [16, 32, 32]
     e_channels: list[int] = [16, 16, 16]
     z_injection: Literal["norm", "bottleneck"] = "norm"
+    z_start: float = Field(0.0, ge=0)  # deviation of the maps from z at the start; 0: z unused
     start_from_fill: bool = True  # G adds to a smooth guess; False: the paper's plain G
 
     # objective (equations 5 to 8)
@@ -104,6 +129,14 @@ class RunConfig(DataConfig):
     z_enc: Literal["sampled", "deterministic"] = "sampled"
     d_sees_y_hat: bool = False  # True: equation 7 and figure 3; False: Algorithm 1
 
+    # the baselines' own terms (Table 2)
+    lambda_x: float = Field(100.0, ge=0)  # Paired: weight of the squared error, pix2pix's 100
+    critic_steps: int = Field(5, ge=1)  # MisGAN: updates of the critics for one of the generators
+    lambda_gp: float = Field(10.0, ge=0)  # MisGAN: weight of the gradient penalty
+    beta: float = Field(0.1, ge=0)  # MisGAN: weight of the imputer's game for the data generator
+    nz_x: int = Field(128, ge=1)  # MisGAN: size of the data generator's code
+    lr_x: float = Field(1e-4, gt=0)  # MisGAN: of the data generator and its critic
+
     # optimisation (section 3.3)
     steps: int = Field(6, ge=1)  # updates of D and of G
     batch_size: int = Field(16, ge=2)
@@ -113,11 +146,8 @@ class RunConfig(DataConfig):
     beta1: float = Field(0.0, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
     ema: float = Field(0.99, ge=0, lt=1)  # decay of the running average of G that is evaluated
-
-    # evaluation (section 3.4)
-    eval_split: Literal["validation", "test"] = "test"
-    eval_images: int = Field(32, ge=4)  # at most; the paper's std uses 1000
-    eval_samples: int = Field(10, ge=2)  # z per image
+    # Averages kept on the way, at steps/2, steps/4, ...: their distances against time are claim 6
+    snapshots: int = Field(0, ge=0, le=10)
 
     # bookkeeping, without influence on the result
     log_every: int = Field(1, ge=1)  # steps
@@ -125,19 +155,12 @@ class RunConfig(DataConfig):
     threads: int = Field(0, ge=0)  # of the processor per run; 0: torch's choice
 
     @field_validator(
-        "lambda_y", "lambda_z", "lambda_kl", "lr_g", "lr_d", "beta1", "beta2", "ema",
-        "checkpoint_seconds", mode="before",
+        "lambda_y", "lambda_z", "lambda_kl", "lambda_x", "lambda_gp", "beta", "z_start", "lr_g", "lr_d",
+        "lr_x", "beta1", "beta2", "ema", "checkpoint_seconds", mode="before",
     )  # fmt: skip
     @classmethod
     def _floats(cls, value: Any) -> Any:
         return cls._numbers(value)
-
-    @field_validator("corruption")
-    @classmethod
-    def _known_corruption(cls, value: str) -> str:
-        if value not in CORRUPTIONS:
-            raise ValueError(f"unknown corruption, choose one of {', '.join(CORRUPTIONS)}")
-        return value
 
     @model_validator(mode="after")
     def _nets_fit_the_size(self):
@@ -163,6 +186,12 @@ class RunConfig(DataConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _misgan_does_not_accumulate(self):
+        if self.method == "misgan" and self.accumulate > 1:
+            raise ValueError("misgan takes one batch a critic step: set accumulate to 1")
+        return self
+
     @property
     def name(self) -> str:
         """The run's folder under results/PROFILE/runs/."""
@@ -174,9 +203,11 @@ class RunConfig(DataConfig):
         return fold(self.seed, "evaluation")
 
     @property
-    def data(self) -> DataConfig:
-        """The part that determines the prepared data set."""
-        return DataConfig(**{key: getattr(self, key) for key in DataConfig.model_fields})
+    def evaluation(self) -> EvaluationConfig:
+        """The part that says what is measured on."""
+        return EvaluationConfig(
+            **{key: getattr(self, key) for key in EvaluationConfig.model_fields}
+        )
 
 
 BOOKKEEPING = {"log_every", "checkpoint_seconds", "threads"}
@@ -211,6 +242,11 @@ def load_profile(profile: str) -> list[RunConfig]:
             special |= overrides.get(value, {})
         runs.append(RunConfig.parse(shared | point | special, str(path)))
     return runs
+
+
+def evaluation_configs(profile: str) -> list[EvaluationConfig]:
+    """What the runs of a profile are measured on: one for each corruption."""
+    return list({run.corruption: run.evaluation for run in load_profile(profile)}.values())
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Prepared data sets: decoded once into a memory-mapped array, split, and corrupted once.
 
 ``prepare`` writes ``data/NAME/images.npy`` (N, size, size, 3) uint8 and ``manifest.json``. After
-that, training sees ``Observations`` (y, m) only, and evaluation ``CompleteImages`` (x, m).
+that, unsupervised training sees ``Observations`` (y, m) only, and evaluation ``CompleteImages``
+(x, m). The supervised baselines have data sets of their own, whose names say what they show.
 """
 
 from __future__ import annotations
@@ -243,29 +244,17 @@ def _split_by_region(ids: list[str], validation: int, test: int, seed: int) -> d
     return {name: rng.permutation(rows).tolist() for name, rows in splits.items()}
 
 
-class Observations:
-    """What unsupervised training sees: observations and masks, never a complete image.
-
-    Each image is corrupted once: its mask is a pure function of (mask_seed, image id).
-    """
-
-    def __init__(
-        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
-    ) -> None:
-        self._complete = CompleteImages(data, split, law, mask_seed, device)
+class Batches:
+    """Endless batches of a data set whose ``batch(rows)`` gives its rows, reshuffled every epoch."""
 
     def __len__(self) -> int:
-        return len(self._complete)
+        raise NotImplementedError
 
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """y (B, 3, H, W) in [-1, 1], 0 where missing, and m (B, 1, H, W), of rows of the split."""
-        x, m = self._complete.batch(rows)
-        return corrupt(x, m), m
+    def batch(self, rows: np.ndarray) -> tuple[Tensor, ...]:
+        raise NotImplementedError
 
-    def batches(
-        self, batch_size: int, seed: int, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless batches from number ``start`` on; every image once per epoch, reshuffled.
+    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """Endless batches from number ``start`` on; every row once per epoch.
 
         Batch k is a pure function of (seed, k), so that training resumes where it stopped.
         """
@@ -284,6 +273,64 @@ class Observations:
             positions = range(start * batch_size, (start + 1) * batch_size)
             yield self.batch(np.asarray([row(p) for p in positions]))
             start += 1
+
+
+class Observations(Batches):
+    """What unsupervised training sees: observations and masks, never a complete image.
+
+    Each image is corrupted once: its mask is a pure function of (mask_seed, image id).
+    """
+
+    def __init__(
+        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
+    ) -> None:
+        self._complete = CompleteImages(data, split, law, mask_seed, device)
+
+    def __len__(self) -> int:
+        return len(self._complete)
+
+    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """y (B, 3, H, W) in [-1, 1], 0 where missing, and m (B, 1, H, W), of rows of the split."""
+        x, m = self._complete.batch(rows)
+        return corrupt(x, m), m
+
+
+class PairedCompleteImages(Batches):
+    """SUPERVISED: observations, each with the complete image that it was made from (Paired)."""
+
+    def __init__(
+        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
+    ) -> None:
+        self._complete = CompleteImages(data, split, law, mask_seed, device)
+
+    def __len__(self) -> int:
+        return len(self._complete)
+
+    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """y, m and x, (B, 3, H, W), (B, 1, H, W), (B, 3, H, W), of rows of the split."""
+        x, m = self._complete.batch(rows)
+        return corrupt(x, m), m, x
+
+
+class UnpairedCompleteImages(Batches):
+    """SUPERVISED: observations of one half of the split, complete images of the other (Unpaired).
+
+    No image is seen both ways: rows 0, 2, 4, ... are observed, rows 1, 3, 5, ... complete.
+    """
+
+    def __init__(
+        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
+    ) -> None:
+        self._complete = CompleteImages(data, split, law, mask_seed, device)
+
+    def __len__(self) -> int:
+        return len(self._complete) // 2
+
+    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """y and m of the images 2 * rows of the split, and the complete images 2 * rows + 1."""
+        x, m = self._complete.batch(2 * rows)
+        others, _ = self._complete.batch(2 * rows + 1)
+        return corrupt(x, m), m, others
 
 
 class CompleteImages:

@@ -1,4 +1,4 @@
-"""The terms of the objective (paper, equations 5 to 8 and section 3.3).
+"""The terms of the objective (paper, equations 5 to 8 and section 3.3), and of the baselines'.
 
 Scores ``d`` are D's outputs, (B,), before any sigmoid. Every term is a scalar mean, in nats for
 minimax, dimensionless otherwise. "Ascending" an objective is written as descending its negative.
@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class Adversarial(Protocol):
@@ -58,6 +59,42 @@ class LeastSquares:
 
     def generator(self, d: Tensor) -> Tensor:
         return (d - 1).square().mean()
+
+
+class Wasserstein:
+    """Critic: D(fake) - D(real), beside ``gradient_penalty``;  G: -D(fake) (Arjovsky et al. 2017).
+
+    MisGAN's game; not one of Algorithm 1's, whose D is held by spectral normalisation.
+    """
+
+    def real(self, d: Tensor) -> Tensor:
+        return -d.mean()
+
+    def fake(self, d: Tensor) -> Tensor:
+        return d.mean()
+
+    def generator(self, d: Tensor) -> Tensor:
+        return -d.mean()
+
+
+def gradient_penalty(
+    critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator
+) -> Tensor:
+    """E (|grad D(u)| - 1)^2 at points u between real and fake images (Gulrajani et al. 2017).
+
+    Args:
+        critic: scores (B,) from images.
+        real, fake: images, (B, C, H, W).
+        generator: chooses each point, uniformly on the line between the two.
+
+    Returns:
+        a scalar, to be weighed by lambda_gp; differentiable in the critic's parameters.
+    """
+    t = torch.rand(len(real), 1, 1, 1, generator=generator, device=real.device)
+    u = torch.lerp(real, fake, t).detach().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):  # the fused attentions have no second derivative
+        (slope,) = torch.autograd.grad(critic(u).sum(), u, create_graph=True)  # (B, C, H, W)
+    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
 
 ADVERSARIAL: dict[str, Adversarial] = {

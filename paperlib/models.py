@@ -78,15 +78,19 @@ class SelfAttention(nn.Module):
 class LatentNorm(nn.Module):
     """Conditional batch normalisation: z chooses the scale and shift of every channel.
 
-    The maps from z start at 0, so that an untrained G ignores z and no variant of the loss is
-    given diversity by the initialisation.
+    Args:
+        channels: of the feature map.
+        nz: size of z.
+        start: standard deviation of the maps from z at the start. At 0 an untrained G ignores z,
+            and no variant of the loss is given diversity by the initialisation; but E then has
+            nothing to read, and where it sees little of an image, whether it ever starts is luck.
     """
 
-    def __init__(self, channels: int, nz: int) -> None:
+    def __init__(self, channels: int, nz: int, start: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)
         self.scale_shift = nn.Linear(nz, 2 * channels)
-        nn.init.zeros_(self.scale_shift.weight)
+        nn.init.normal_(self.scale_shift.weight, std=start)
         nn.init.zeros_(self.scale_shift.bias)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
@@ -102,6 +106,7 @@ class ResBlock(nn.Module):
         resample: "down" averages 2 x 2 between the convolutions, "up" pixel-shuffles out of the
             first one, "same" keeps the size.
         nz: size of the z that conditions the normalisations; 0 for plain BatchNorm.
+        z_start: standard deviation of the maps from z at the start.
         norm: False for D, where BatchNorm would couple the real and the fake batch.
         spectral: spectral normalisation of the convolutions.
     """
@@ -114,10 +119,11 @@ class ResBlock(nn.Module):
         nz: int = 0,
         norm: bool = True,
         spectral: bool = True,
+        z_start: float = 0.0,
     ) -> None:
         super().__init__()
         self.resample, self.conditional = resample, nz > 0
-        make_norm = (lambda c: LatentNorm(c, nz)) if nz else nn.BatchNorm2d
+        make_norm = (lambda c: LatentNorm(c, nz, z_start)) if nz else nn.BatchNorm2d
         c_mid = c_in if resample == "down" else c_out
         self.norm1 = make_norm(c_in) if norm else nn.Identity()
         self.norm2 = make_norm(c_mid) if norm else nn.Identity()
@@ -140,6 +146,14 @@ class ResBlock(nn.Module):
         return x + self.conv2(h)
 
 
+def repeat_border(x: Tensor, border: int) -> Tensor:
+    """``x`` (B, C, H, W) with its outermost ``border`` pixels repeated from those inside."""
+    if not border:
+        return x
+    inside = x[:, :, border:-border, border:-border]
+    return F.pad(inside, (border,) * 4, mode="replicate")
+
+
 class Generator(nn.Module):
     """G(y, z): an image-to-image variant of SAGAN's generator with skip connections.
 
@@ -152,6 +166,7 @@ class Generator(nn.Module):
         z_injection: "norm" (conditional BatchNorm in the decoder) or "bottleneck".
         border: width of the border that no mask observes. Nothing can be learned there, so G
             repeats its outermost learnable pixels, rather than paint what chance left it.
+        z_start: standard deviation of the maps from z to the normalisations at the start.
         start_from_fill: a skip connection from ``pyramid_fill`` to the output (not in the paper).
         spectral: spectral normalisation of the convolutions (off in the averaged copy, which
             holds the normalised weights themselves).
@@ -166,6 +181,7 @@ class Generator(nn.Module):
         attention: int = 0,
         z_injection: str = "norm",
         border: int = 0,
+        z_start: float = 0.0,
         start_from_fill: bool = True,
         spectral: bool = True,
     ) -> None:
@@ -173,15 +189,15 @@ class Generator(nn.Module):
         self.nz, self.patch, self.border = nz, patch, border
         self.start_from_fill = start_from_fill
         sn = {"spectral": spectral}
-        nz_norm = nz if z_injection == "norm" else 0
+        conditional = sn | {"nz": nz if z_injection == "norm" else 0, "z_start": z_start}
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
         sides = [size // patch >> level for level in range(len(channels))]
         self.stem = conv(4 * patch**2, channels[0], **sn)
         self.encode = nn.ModuleList([ResBlock(a, b, "down", **sn) for a, b in pairs])
         self.z_to_bottleneck = nn.Linear(nz, channels[-1]) if z_injection == "bottleneck" else None
-        self.middle = ResBlock(channels[-1], channels[-1], nz=nz_norm, **sn)
+        self.middle = ResBlock(channels[-1], channels[-1], **conditional)
         self.decode = nn.ModuleList(
-            [ResBlock(b, a, "up", nz=nz_norm, **sn) for a, b in reversed(pairs)]
+            [ResBlock(b, a, "up", **conditional) for a, b in reversed(pairs)]
         )
         self.attend = nn.ModuleList(
             [
@@ -189,7 +205,7 @@ class Generator(nn.Module):
                 for c, side in reversed(list(zip(channels, sides, strict=True)))
             ]
         )
-        self.last = ResBlock(channels[0], channels[0], nz=nz_norm, **sn)
+        self.last = ResBlock(channels[0], channels[0], **conditional)
         self.to_pixels = nn.Sequential(
             nn.BatchNorm2d(channels[0]),
             nn.ReLU(),
@@ -214,31 +230,44 @@ class Generator(nn.Module):
         h = F.pixel_shuffle(h, self.patch)
         if self.start_from_fill:
             h = h + torch.atanh(pyramid_fill(y, m).clamp(-0.98, 0.98))
-        x = torch.tanh(h)
-        if b := self.border:
-            x = F.pad(x[:, :, b:-b, b:-b], (b, b, b, b), mode="replicate")
-        return x
+        return repeat_border(torch.tanh(h), self.border)
 
 
 class Discriminator(nn.Module):
-    """D(y): SAGAN's, with spectral norm, self-attention and global sum pooling; no BatchNorm."""
+    """D(y): SAGAN's, with spectral norm, self-attention and global sum pooling; no BatchNorm.
+
+    Args:
+        channels: widths of the pyramid's levels, finest first.
+        patch: pixels folded per side.
+        attention: side of the feature map that self-attention works on; 0 for none.
+        c_in: channels of the images that are judged.
+        spectral: spectral normalisation; off for a critic that a gradient penalty holds instead.
+    """
 
     def __init__(
-        self, size: int, channels: Sequence[int], patch: int = 1, attention: int = 0
+        self,
+        size: int,
+        channels: Sequence[int],
+        patch: int = 1,
+        attention: int = 0,
+        c_in: int = 3,
+        spectral: bool = True,
     ) -> None:
         super().__init__()
         self.patch = patch
-        self.stem = conv(3 * patch**2, channels[0])
+        self.stem = conv(c_in * patch**2, channels[0], spectral=spectral)
         blocks: list[nn.Module] = []
         for level, (a, b) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
-            blocks.append(ResBlock(a, b, "down", norm=False))
+            blocks.append(ResBlock(a, b, "down", norm=False, spectral=spectral))
             if size // patch >> (level + 1) == attention:
-                blocks.append(SelfAttention(b))
-        self.blocks = nn.Sequential(*blocks, ResBlock(channels[-1], channels[-1], norm=False))
-        self.score = spectral_norm(nn.Linear(channels[-1], 1))
+                blocks.append(SelfAttention(b, spectral))
+        top = ResBlock(channels[-1], channels[-1], norm=False, spectral=spectral)
+        self.blocks = nn.Sequential(*blocks, top)
+        score = nn.Linear(channels[-1], 1)
+        self.score = spectral_norm(score) if spectral else score
 
     def forward(self, y: Tensor) -> Tensor:
-        """Scores (B,), one an image, from observations (B, 3, H, W)."""
+        """Scores (B,), one an image, from observations (B, c_in, H, W)."""
         h = self.blocks(self.stem(F.pixel_unshuffle(y, self.patch)))
         return self.score(F.relu(h).sum(dim=(2, 3))).squeeze(1)
 
@@ -262,3 +291,43 @@ class Encoder(nn.Module):
         h = self.blocks(self.stem(F.pixel_unshuffle(torch.cat([y, m], dim=1), self.patch)))
         h = F.relu(self.norm(h)).flatten(1)
         return self.mean(h), self.log_variance(h).clamp(-10, 4)
+
+
+class DataGenerator(nn.Module):
+    """G_x(z) of MisGAN: complete images from noise, by the decoder of ``Generator`` (SAGAN's G).
+
+    Args: as of ``Generator``.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: Sequence[int],
+        nz: int,
+        patch: int = 1,
+        attention: int = 0,
+        border: int = 0,
+        spectral: bool = True,
+    ) -> None:
+        super().__init__()
+        self.nz, self.patch, self.border = nz, patch, border
+        self.side = size // patch >> (len(channels) - 1)
+        self.start = nn.Linear(nz, channels[-1] * self.side**2)
+        blocks: list[nn.Module] = []
+        for level, c in reversed(list(enumerate(channels[:-1]))):
+            blocks.append(ResBlock(channels[level + 1], c, "up", spectral=spectral))
+            if size // patch >> level == attention:
+                blocks.append(SelfAttention(c, spectral))
+        self.blocks = nn.Sequential(*blocks)
+        self.to_pixels = nn.Sequential(
+            nn.BatchNorm2d(channels[0]),
+            nn.ReLU(),
+            conv(channels[0], 3 * patch**2, spectral=spectral),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Complete images (B, 3, H, W) in (-1, 1) from codes (B, nz)."""
+        h = self.start(z).view(len(z), -1, self.side, self.side)
+        h = h.contiguous(memory_format=torch.channels_last)
+        x = torch.tanh(F.pixel_shuffle(self.to_pixels(self.blocks(h)), self.patch))
+        return repeat_border(x, self.border)

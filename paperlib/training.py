@@ -1,6 +1,6 @@
 """The loop around a method's step: batches, averaging, log, checkpoints, record.
 
-A method is what it computes in a step (``algorithm1.Algorithm1``); this loop exists once.
+A method is what it computes in a step (``methods.Method``); this loop exists once.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paperlib import records, seeds
-from paperlib.algorithm1 import Algorithm1, build_generator
 from paperlib.config import RunConfig
 from paperlib.corruption import mask_law
-from paperlib.data import Observations, load_prepared
+from paperlib.data import load_prepared
 from paperlib.interruption import HeldInterrupt
+from paperlib.methods import GENERATORS, Method, build_method, optimizers, plain_generator
 from paperlib.models import Generator
 from paperlib.progress import Progress
 
@@ -62,15 +62,21 @@ def train(
         if record["data_checksum"] == data.checksum:
             return record
     torch.manual_seed(seeds.fold(config.seed, "parameters"))  # of the initialisation, nothing else
-    method = Algorithm1(config, device)
-    average = RunningAverage(method.nets.G, averaged_generator(config).to(device), config.ema)
-    observed = Observations(data, "training", mask_law(config.corruption), config.mask_seed, device)
+    method = build_method(config, device)
+    averages = {
+        name: RunningAverage(net, plain_generator(config, name).to(device), config.ema)
+        for name, (key, _) in GENERATORS.items()
+        if (net := getattr(method.nets, key, None)) is not None
+    }
+    law = mask_law(config.corruption)
+    seen = method.data_set(data, "training", law, config.mask_seed, device)
 
-    step, seconds = _restore(run, method, average, data.checksum)
+    step, seconds = _restore(run, method, averages, data.checksum)
     records.truncate_log(run / "log.jsonl", step)
-    batches = observed.batches(config.batch_size, config.seed, start=step * config.accumulate)
+    start = step * method.batches_per_step
+    batches = seen.batches(config.batch_size, config.seed, start)
     progress = Progress(config.steps, run.name, done=step)
-    images = config.batch_size * config.accumulate
+    images = config.batch_size * method.batches_per_step
     clock = Clock(seconds)
     checkpointed, logged = clock.seconds(), (step, clock.seconds())
     between_steps = True
@@ -82,7 +88,10 @@ def train(
             with HeldInterrupt():
                 log = method.step(batches, generator)
                 step += 1
-                average.update(step)
+                for average in averages.values():
+                    average.update(step)
+                if step in snapshot_steps(config):
+                    _save_snapshot(run, step, clock.seconds(), averages["generator"].model)
                 between_steps = True
             note = ""
             if step % config.log_every == 0 or step == config.steps:
@@ -97,38 +106,40 @@ def train(
                 logged = (step, now)
                 records.append_log(run / "log.jsonl", line)
                 if on_log is not None:
-                    on_log(line, average.model)
+                    on_log(line, averages["generator"].model)
                 shown = [key for key in SHOWN_IN_PROGRESS if key in line]
                 note = ", ".join(f"{key} {line[key]:.3f}" for key in shown)
             if clock.seconds() - checkpointed > config.checkpoint_seconds:
-                _save(run, step, clock.seconds(), method, average, data.checksum)
+                _save(run, step, clock.seconds(), method, averages, data.checksum)
                 checkpointed = clock.seconds()
             progress.update(note=note)
     except KeyboardInterrupt:
         if between_steps:
-            _save(run, step, clock.seconds(), method, average, data.checksum)
+            _save(run, step, clock.seconds(), method, averages, data.checksum)
         print(f"{run.name}: interrupted at step {step}; run it again to go on", flush=True)
         raise
     finally:
         progress.close()
     seconds = clock.seconds()
-    _save(run, step, seconds, method, average, data.checksum)
-    return _finish(run, config, data.checksum, method, average, seconds)
+    _save(run, step, seconds, method, averages, data.checksum)
+    return _finish(run, config, data.checksum, method, averages, seconds)
 
 
 def _finish(
     run: Path,
     config: RunConfig,
     data_checksum: str,
-    method: Algorithm1,
-    average: RunningAverage,
+    method: Method,
+    averages: dict[str, RunningAverage],
     seconds: float,
 ) -> dict[str, Any]:
-    """Write the averaged generator, then the record that vouches for it; return the record."""
-    path = run / "generator.safetensors"
-    weights = {name: tensor.contiguous() for name, tensor in average.model.state_dict().items()}
-    records.write_atomically(path, lambda draft: save_file(weights, draft))
-    images = config.steps * config.batch_size * config.accumulate
+    """Write the averaged generators, then the record that vouches for them; return the record."""
+    checksums = {}
+    for name, average in averages.items():
+        path = run / f"{name}.safetensors"
+        _save_weights(path, average.model)
+        checksums[f"{name}_checksum"] = records.file_checksum(path)
+    images = config.steps * config.batch_size * method.batches_per_step
     record = records.provenance(config, data_checksum) | {
         "steps": config.steps,
         "seconds": round(seconds, 3),
@@ -137,10 +148,30 @@ def _finish(
             name: sum(p.numel() for p in net.parameters())
             for name, net in vars(method.nets).items()
         },
-        "generator_checksum": records.file_checksum(path),
+        **checksums,
     }
     records.write_json(run / "record.json", record)
     return record
+
+
+def _save_weights(path: Path, net: nn.Module, about: dict[str, str] | None = None) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    records.write_atomically(path, lambda draft: save_file(weights, draft, about))
+
+
+def snapshot_steps(config: RunConfig) -> list[int]:
+    """The steps at which the averaged G is kept on the way, ascending: ..., steps/4, steps/2."""
+    halves = {config.steps >> k for k in range(1, config.snapshots + 1)}
+    return sorted(halves - {0})
+
+
+def snapshot_path(run: Path, step: int) -> Path:
+    """Where the averaged G of a step is kept; its metadata holds the seconds of training."""
+    return run / "snapshots" / f"generator-{step:08d}.safetensors"
+
+
+def _save_snapshot(run: Path, step: int, seconds: float, model: nn.Module) -> None:
+    _save_weights(snapshot_path(run, step), model, {"seconds": f"{seconds:.3f}"})
 
 
 class Clock:
@@ -153,32 +184,35 @@ class Clock:
         return time.perf_counter() - self.start
 
 
-def averaged_generator(config: RunConfig) -> Generator:
-    """A G that holds normalised weights themselves, in evaluation mode, on the processor."""
-    G = build_generator(config, spectral=False)
-    return G.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+def load_generator(
+    run: Path, device: torch.device | str = "cpu", name: str = "generator"
+) -> Generator:
+    """The averaged generator of a trained run; RunError where it is missing or altered.
 
-
-def load_generator(run: Path, device: torch.device | str = "cpu") -> Generator:
-    """The averaged generator of a trained run; RunError where it is missing or altered."""
-    path = run / "generator.safetensors"
+    Args:
+        run: the run's directory.
+        device: where to put it.
+        name: "generator", or MisGAN's "data_generator".
+    """
+    path = run / f"{name}.safetensors"
     if not (run / "record.json").is_file() or not path.is_file():
         raise records.RunError(f"{run} is not trained yet: run 'python -m paperlib train' first")
-    if records.read_json(run / "record.json")["generator_checksum"] != records.file_checksum(path):
+    vouched = records.read_json(run / "record.json")[f"{name}_checksum"]
+    if vouched != records.file_checksum(path):
         raise records.RunError(f"{path} is not the file that its record.json describes")
-    G = averaged_generator(records.load_config(run))
+    G = plain_generator(records.load_config(run), name)
     G.load_state_dict(load_file(path))
     return G.to(device)
 
 
 class RunningAverage:
-    """Exponential moving average of G's effective weights and of its BatchNorm statistics.
+    """Exponential moving average of a generator's effective weights and BatchNorm statistics.
 
     Effective means spectrally normalised: the average is a plain network. The decay grows to
     ``decay`` as min(decay, (1 + step) / (10 + step)), so that the random start is forgotten.
     """
 
-    def __init__(self, source: Generator, model: Generator, decay: float) -> None:
+    def __init__(self, source: nn.Module, model: nn.Module, decay: float) -> None:
         self.source, self.model, self.decay = source, model, decay
         with torch.no_grad():
             for target, value in self._pairs():
@@ -204,7 +238,7 @@ class RunningAverage:
 
 
 def _restore(
-    run: Path, method: Algorithm1, average: RunningAverage, data_checksum: str
+    run: Path, method: Method, averages: dict[str, RunningAverage], data_checksum: str
 ) -> tuple[int, float]:
     """Load the last checkpoint, if any; return (step, seconds trained)."""
     state = records.load_checkpoint(run)
@@ -214,29 +248,31 @@ def _restore(
         raise records.RunError(
             f"{run} was begun on other data: delete it, or prepare that data set again"
         )
-    for name, module in _modules(method, average).items():
+    for name, module in _modules(method, averages).items():
         module.load_state_dict(state[name])
     return state["step"], state["seconds"]
 
 
 def _save(
-    run: Path, step: int, seconds: float, method: Algorithm1, average: RunningAverage, checksum: str
+    run: Path,
+    step: int,
+    seconds: float,
+    method: Method,
+    averages: dict[str, RunningAverage],
+    data_checksum: str,
 ) -> None:
-    state = {name: module.state_dict() for name, module in _modules(method, average).items()}
-    records.save_checkpoint(run, step, {"seconds": seconds, "data_checksum": checksum} | state)
+    state = {name: module.state_dict() for name, module in _modules(method, averages).items()}
+    about = {"seconds": seconds, "data_checksum": data_checksum}
+    records.save_checkpoint(run, step, about | state)
 
 
-def _modules(method: Algorithm1, average: RunningAverage) -> dict[str, Any]:
+def _modules(method: Method, averages: dict[str, RunningAverage]) -> dict[str, Any]:
     """Everything with a state. Random numbers have none: each step's is a function of its number."""
-    return {
-        **vars(method.nets),
-        "optimizer_d": method.optimizer_d,
-        "optimizer_g": method.optimizer_g,
-        "average": average.model,
-    }
+    averaged = {f"average_{name}": average.model for name, average in averages.items()}
+    return {**vars(method.nets), **optimizers(method), **averaged}
 
 
-def _gradient_norms(method: Algorithm1) -> dict[str, float]:
+def _gradient_norms(method: Method) -> dict[str, float]:
     """Norms of the last gradients of each network."""
     norms = {}
     for name, net in vars(method.nets).items():
