@@ -1,28 +1,78 @@
-"""From a trained run to its evaluation record, which tables and claims rest on."""
+"""From a trained run, or a reference, to its evaluation record, which tables and claims rest on."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paperlib import records
-from paperlib.config import RunConfig
+from paperlib import records, references, seeds
+from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.corruption import mask_law
 from paperlib.data import CompleteImages, Prepared, load_prepared
 from paperlib.features import extract, load_extractor
-from paperlib.metrics import BATCH, evaluate
-from paperlib.training import default_device, load_generator
+from paperlib.methods import plain_generator
+from paperlib.metrics import BATCH, distances, evaluate
+from paperlib.sampling import Reconstruct, sampler
+from paperlib.training import default_device, load_generator, snapshot_path, snapshot_steps
+
+
+class EvaluationProtocol:
+    """The images, originals' features and extractor that everything of a profile is measured by."""
+
+    def __init__(self, config: EvaluationConfig, device: torch.device | str) -> None:
+        self.config = config
+        self.data = load_prepared(config.data)
+        self.extractor = load_extractor(device)
+        self.law = mask_law(config.corruption)
+        self.images = CompleteImages(
+            self.data, config.eval_split, self.law, config.mask_seed, device
+        )
+        self.count = min(config.eval_images, len(self.images))
+
+    def rests_on(self) -> dict[str, Any]:
+        """What a measurement depends on besides what is measured."""
+        return {
+            "data_checksum": self.data.checksum,
+            "extractor": self.extractor.name,
+            "split": self.config.eval_split,
+            "images": self.config.eval_images,
+        }
+
+    def measure(self, reconstruct: Reconstruct, title: str) -> dict[str, dict[str, Any]]:
+        """Every metric of ``metrics.evaluate``."""
+        return evaluate(
+            reconstruct,
+            self.images,
+            self.count,
+            self.law.interior_border(self.config.size),
+            self.extractor,
+            self.originals(),
+            title,
+        )
+
+    def measure_generated(self, images: Tensor) -> dict[str, dict[str, Any]]:
+        """The distances of images that reconstruct nothing, (count, 3, H, W)."""
+        fake = extract(self.extractor, images).cpu()
+        measured = distances(self.originals(), fake, self.extractor.name)
+        return {name: asdict(measurement) for name, measurement in measured.items()}
+
+    def originals(self) -> Tensor:
+        return original_features(self.data, self.images, self.config, self.extractor)
 
 
 def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[str, Any]:
     """Evaluate a trained run by the protocol of ``metrics`` and write ``evaluation.json``.
 
-    Does nothing if it has been evaluated and nothing that it rests on has changed.
+    Does nothing if it has been evaluated and nothing that it rests on has changed. Besides
+    ``metrics`` the record holds ``course``, the distance and error of the snapshots against the
+    seconds of training, and for MisGAN ``data_generator``, the distances of its own samples.
 
     Raises:
         RunError: the run is not trained, or its files do not belong together.
@@ -34,47 +84,98 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
         torch.set_num_threads(config.threads)
     G = load_generator(run, device)
     trained = records.read_json(run / "record.json")
-    data = load_prepared(config.data)
-    if trained["data_checksum"] != data.checksum:
-        raise records.RunError(f"{run} was trained on other data than {data.folder} now holds")
-    extractor = load_extractor(device)
+    protocol = EvaluationProtocol(config.evaluation, device)
+    if trained["data_checksum"] != protocol.data.checksum:
+        raise records.RunError(
+            f"{run} was trained on other data than {protocol.data.folder} now holds"
+        )
     rests_on = {
         "generator_checksum": trained["generator_checksum"],
-        "data_checksum": data.checksum,
-        "extractor": extractor.name,
-        "split": config.eval_split,
-        "images": config.eval_images,
         "samples": config.eval_samples,
-    }
+    } | protocol.rests_on()
     path = run / "evaluation.json"
     if path.is_file():
         done = records.read_json(path)
         if done["rests_on"] == rests_on:
             return done
-    law = mask_law(config.corruption)
-    images = CompleteImages(data, config.eval_split, law, config.mask_seed, device)
-    metrics = evaluate(
-        G,
-        images,
-        config.eval_images,
-        config.eval_samples,
-        law.interior_border(config.size),
-        config.evaluation_seed,
-        extractor,
-        device,
-        original_features(data, images, config, extractor),
-    )
-    record = records.provenance(config, data.checksum) | {
+    reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
+    metrics = protocol.measure(reconstruct, f"evaluating {config.name}")
+    record = records.provenance(config, protocol.data.checksum) | {
         "rests_on": rests_on,
         "training": {key: trained[key] for key in ("date", "seconds", "steps", "commit")},
         "metrics": metrics,
+    }
+    if config.snapshots:
+        record["course"] = _course(run, config, protocol, trained["seconds"], metrics, device)
+    if "data_generator_checksum" in trained:
+        samples = _generated(load_generator(run, device, "data_generator"), protocol, config)
+        record["data_generator"] = protocol.measure_generated(samples)
+    records.write_json(path, record)
+    return record
+
+
+def _course(
+    run: Path,
+    config: RunConfig,
+    protocol: EvaluationProtocol,
+    seconds: float,
+    final: dict[str, dict[str, Any]],
+    device: torch.device | str,
+) -> list[dict[str, float]]:
+    """Step, seconds of training, and metrics of each snapshot (one z an image) and of the end."""
+    shown = (protocol.extractor.name, "mse_missing")
+    course = []
+    for step in snapshot_steps(config):
+        path = snapshot_path(run, step)
+        if not path.is_file():
+            raise records.RunError(f"{path} is missing: delete {run} and train it again")
+        with safe_open(path, "pt") as file:
+            then = float(file.metadata()["seconds"])
+        G = plain_generator(config)
+        G.load_state_dict(load_file(path))
+        reconstruct = sampler(G.to(device), 2, config.evaluation_seed)
+        measured = protocol.measure(reconstruct, f"{config.name}, step {step}")
+        course.append({"step": step, "seconds": then} | {k: measured[k]["value"] for k in shown})
+    end = {k: final[k]["value"] for k in shown}
+    return [*course, {"step": config.steps, "seconds": seconds} | end]
+
+
+@torch.inference_mode()
+def _generated(G_x: nn.Module, protocol: EvaluationProtocol, config: RunConfig) -> Tensor:
+    """As many images of MisGAN's data generator as are evaluated, (count, 3, H, W)."""
+    generator = seeds.generator(config.evaluation_seed, "code")
+    codes = torch.randn(protocol.count, G_x.nz, generator=generator)
+    device = next(G_x.parameters()).device
+    return torch.cat([G_x(code.to(device)) for code in codes.split(BATCH)])
+
+
+def evaluate_reference(
+    name: str, config: EvaluationConfig, path: Path, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Evaluate a reference without learning by the same protocol; write its record to ``path``.
+
+    Args:
+        name: one of ``references.REFERENCES``.
+        config: what to measure on.
+        path: the record's file; nothing is done if it rests on the same data.
+    """
+    protocol = EvaluationProtocol(config, device)
+    rests_on = {"reference": name} | protocol.rests_on()
+    if path.is_file():
+        done = records.read_json(path)
+        if done["rests_on"] == rests_on and done["config"] == config.model_dump():
+            return done
+    title = f"evaluating {config.corruption}-{name}"
+    record = records.provenance(config, protocol.data.checksum) | {
+        "rests_on": rests_on,
+        "metrics": protocol.measure(references.reconstruct(name), title),
     }
     records.write_json(path, record)
     return record
 
 
 def original_features(
-    data: Prepared, images: CompleteImages, config: RunConfig, extractor: nn.Module
+    data: Prepared, images: CompleteImages, config: EvaluationConfig, extractor: nn.Module
 ) -> Tensor:
     """Features of the split's originals, computed once per data set and kept by its checksum."""
     count = min(config.eval_images, len(images))

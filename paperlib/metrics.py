@@ -20,9 +20,8 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from paperlib.corruption import corrupt
 from paperlib.data import CompleteImages
 from paperlib.features import extract, kernel_distance_name
-from paperlib.models import Generator
 from paperlib.progress import Progress
-from paperlib.sampling import latents, reconstruct
+from paperlib.sampling import Reconstruct
 
 BATCH = 100  # images per pass; no result depends on it
 RESAMPLES = 1000  # of the bootstrap, for means over images
@@ -41,27 +40,24 @@ class Measurement:
 
 
 def evaluate(
-    G: Generator,
+    reconstruct: Reconstruct,
     data: CompleteImages,
     images: int,
-    samples: int,
     border: int,
-    seed: int,
     extractor: nn.Module,
-    device: torch.device | str = "cpu",
     real_features: Tensor | None = None,
+    title: str = "evaluating",
 ) -> dict[str, dict[str, Any]]:
-    """Measure a generator on the first ``images`` images of a split.
+    """Measure reconstructions of the first ``images`` images of a split.
 
     Args:
-        G: the averaged generator.
+        reconstruct: what fills in, e.g. ``sampling.sampler(G, samples, seed)``.
         data: complete images and their masks.
         images: how many, at most.
-        samples: z per image.
         border: width in pixels of the border that no mask observes; the interior leaves it out.
-        seed: of the z.
         extractor: the features for the distances.
         real_features: those of the same images' originals, (images, F), if at hand.
+        title: what the progress says.
 
     Returns:
         metric -> Measurement, as dictionaries; see ``per_image`` and ``distances`` for the names.
@@ -69,13 +65,12 @@ def evaluate(
     count = min(images, len(data))
     measured: dict[str, list[Tensor]] = {}
     fakes, originals = [], []
-    progress = Progress(count, f"evaluating {count} images x {samples} samples")
+    progress = Progress(count, title)
     for start in range(0, count, BATCH):
         rows = np.arange(start, min(start + BATCH, count))
         x, m = data.batch(rows)
         y = corrupt(x, m)
-        x_tilde = reconstruct(G, y, m, latents(rows, samples, G.nz, seed, device))
-        without_z = reconstruct(G, y, m, torch.zeros(1, len(rows), G.nz, device=device))[0]
+        x_tilde, without_z = reconstruct(y, m, rows)
         for name, values in per_image(x_tilde, without_z, x, m, border).items():
             measured.setdefault(name, []).append(values.cpu())
         fakes.append(extract(extractor, x_tilde[0]))

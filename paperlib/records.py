@@ -30,11 +30,12 @@ from typing import Any
 import torch
 
 from paperlib import paths
-from paperlib.config import BOOKKEEPING, ConfigurationError, RunConfig
+from paperlib.config import BOOKKEEPING, ConfigurationError, EvaluationConfig, RunConfig
 
 CHECKPOINTS_KEPT = 2
 LIBRARIES = (
     "torch", "torchvision", "torchmetrics", "numpy", "scipy", "pillow", "scikit-image",
+    "opencv-python-headless",
 )  # fmt: skip
 
 
@@ -71,11 +72,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged ({error}): delete it and run again") from None
 
 
-def provenance(config: RunConfig, data_checksum: str) -> dict[str, Any]:
+def provenance(config: EvaluationConfig, data_checksum: str) -> dict[str, Any]:
     """What every record says of where its numbers come from."""
     return {
         "config": config.model_dump(),
-        "seed": config.seed,
+        "seed": getattr(config, "seed", None),  # a reference has none
         "data_checksum": data_checksum,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **_environment(),
@@ -125,7 +126,9 @@ def claim_directory(run: Path, config: RunConfig) -> None:
     write_json(path, config.model_dump())
 
 
-def refuse_other_configuration(path: Path, theirs: dict[str, Any], config: RunConfig) -> None:
+def refuse_other_configuration(
+    path: Path, theirs: dict[str, Any], config: EvaluationConfig
+) -> None:
     """Raise RunError, naming the keys, if the configuration in ``path`` is not ``config``."""
     ours = config.model_dump()
     keys = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from paperlib import seeds
 from paperlib.corruption import composite
 from paperlib.models import Generator
+
+Reconstruct = Callable[[Tensor, Tensor, np.ndarray], tuple[Tensor, Tensor]]
+"""(y, m, row numbers) -> samples of x~ (samples, B, 3, H, W), and x~ with z unused (B, 3, H, W)."""
 
 
 def latents(
@@ -35,3 +39,14 @@ def reconstruct(G: Generator, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
         (samples, B, 3, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
     """
     return torch.stack([composite(G(y, m, code), y, m) for code in z])
+
+
+def sampler(G: Generator, samples: int, seed: int) -> Reconstruct:
+    """Reconstructions with ``samples`` z an image, as functions of (seed, row number)."""
+
+    def sample(y: Tensor, m: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        unused = torch.zeros(1, len(rows), G.nz, device=y.device)
+        z = latents(rows, samples, G.nz, seed, y.device)
+        return reconstruct(G, y, m, z), reconstruct(G, y, m, unused)[0]
+
+    return sample
