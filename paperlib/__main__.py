@@ -1,4 +1,4 @@
-"""``python -m paperlib prepare | train | evaluate | tables``: the notebooks' work without them."""
+"""``python -m paperlib prepare | train | evaluate | references | tables``, without notebooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from paperlib import paths
-from paperlib.config import ConfigurationError, RunConfig, load_profile
+from paperlib.config import ConfigurationError, RunConfig, evaluation_configs, load_profile
 from paperlib.records import RunError
 from paperlib.sources import DataError
 
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         "prepare": "decode and split the data set of a profile",
         "train": "train the runs of a profile, or the one named; goes on where it stopped",
         "evaluate": "evaluate the trained runs of a profile, or the one named",
+        "references": "evaluate what fills in without learning, on the images of a profile",
         "tables": "write the tables of a profile from its records",
     }
     for name, text in helps.items():
@@ -34,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
         if name == "prepare":
             command.add_argument("--strict", action="store_true", help="stop at any bad image")
+        if name == "references":
+            command.add_argument("--corruption", help="only this corruption, e.g. small_patch")
         if name in ("train", "evaluate"):
             command.add_argument("--run", help="only this run, e.g. small_patch-both-seed0")
     options = parser.parse_args(arguments)
@@ -60,10 +63,15 @@ def _run(options: argparse.Namespace) -> None:
             done = prepare(config, strict=options.strict)
             print(f"{done.folder}: {done.manifest['count']} images")
         return
+    if options.command == "references":
+        _evaluate_references(options.profile, options.corruption)
+        return
     if options.command == "tables":
+        from paperlib.claims import write_claims
         from paperlib.tables import write_tables
 
-        print("\n".join(map(str, write_tables(profile))))
+        written = [*write_tables(options.profile), *write_claims(options.profile)]
+        print("\n".join(map(str, written)))
         return
     if options.run:
         known = [run.name for run in runs]
@@ -84,6 +92,23 @@ def _run(options: argparse.Namespace) -> None:
             from paperlib.evaluation import evaluate_run
 
             evaluate_run(folder)
+
+
+def _evaluate_references(profile: str, corruption: str | None) -> None:
+    from paperlib.data import prepare
+    from paperlib.evaluation import evaluate_reference
+    from paperlib.references import REFERENCES
+
+    configs = {config.corruption: config for config in evaluation_configs(profile)}
+    if corruption and corruption not in configs:
+        raise ConfigurationError(
+            f"no corruption {corruption!r} in {profile}; known: {', '.join(configs)}"
+        )
+    for config in configs.values() if not corruption else [configs[corruption]]:
+        prepare(config.data)
+        for name in REFERENCES:
+            path = paths.references(Path(profile).stem) / f"{config.corruption}-{name}.json"
+            evaluate_reference(name, config, path)
 
 
 def _changed(run: RunConfig, assignments: list[str]) -> RunConfig:

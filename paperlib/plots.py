@@ -96,6 +96,27 @@ def uncertainty_figure(
     return figure
 
 
+def comparison_figure(
+    y: Tensor, m: Tensor, filled: Mapping[str, Tensor], border: int = 0
+) -> Figure:
+    """One row a method below the observations.
+
+    Args:
+        y, m: observations (B, 3, H, W) and masks (B, 1, H, W).
+        filled: what the row is called -> complete images (B, 3, H, W).
+        border: pixels cropped from each side.
+    """
+    figure, axes = _grid(1 + len(filled), len(y))
+    _row_label(axes[0, 0], "$y$")
+    for j in range(len(y)):
+        axes[0, j].imshow(to_picture(y[j], m[j], border))
+    for row, (name, images) in zip(axes[1:], filled.items(), strict=True):
+        _row_label(row[0], name)
+        for ax, image in zip(row, images, strict=True):
+            ax.imshow(to_picture(image, border=border))
+    return figure
+
+
 def step_figure(
     panels: Mapping[str, np.ndarray], arrows: Sequence[tuple[str, str, str]], title: str = ""
 ) -> Figure:
@@ -163,6 +184,31 @@ def curves_figure(log: Sequence[Mapping[str, float]], title: str = "") -> Figure
         sns.despine(ax=ax)
     if title:
         figure.suptitle(title)
+    return figure
+
+
+def course_figure(
+    courses: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]], metric: str
+) -> Figure:
+    """A metric against the seconds of training, a panel for each corruption.
+
+    Args:
+        courses: panel -> method -> looks, each with "seconds" and the metric.
+        metric: what is drawn, e.g. FD-efflite0.
+    """
+    figure, axes = plt.subplots(
+        1, len(courses), figsize=(3.2 * len(courses), 2.8), layout="constrained", squeeze=False
+    )
+    for ax, (title, methods) in zip(axes[0], courses.items(), strict=True):
+        for (name, looks), marker in zip(methods.items(), "osD^vPX", strict=False):
+            seconds = [look["seconds"] for look in looks]
+            ax.plot(seconds, [look[metric] for look in looks], marker=marker, label=name)
+        ax.set(title=title, xlabel="seconds of training", xscale="log", yscale="log")
+        ax.yaxis.set_minor_formatter("{x:.0f}")
+        sns.despine(ax=ax)
+    axes[0, 0].set_ylabel(metric)
+    if axes[0, -1].lines:
+        axes[0, -1].legend(frameon=False)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,31 @@ import pandas as pd
 from scipy import stats
 
 from paperlib import paths, records
-from paperlib.config import RunConfig, load_profile
+from paperlib.config import EvaluationConfig, RunConfig, evaluation_configs, load_profile
 from paperlib.features import kernel_distance_name
+from paperlib.references import REFERENCES
 
-METHODS = {
+TABLE1 = {
     "base": "base (eq. 5)",
     "encoding_z": "encoding z (eq. 6)",
     "encoding_y": "encoding y (eq. 7)",
     "both": "both (eq. 8)",
+}
+TABLE2 = {
+    # without learning
+    "mean": "mean fill",
+    "linear": "linear interpolation",
+    "biharmonic": "biharmonic",
+    "telea": "Telea",
+    "navier_stokes": "Navier-Stokes",
+    # from complete images
+    "unpaired": "Unpaired",
+    "paired": "Paired",
+    # from incomplete images alone
+    "misgan": "MisGAN",
+    "ambientgan": "AmbientGAN: MisGAN's own samples",
+    "uair": "UAIR of deepinv (no z, no fresh masks)",
+    "both": "ours: both (eq. 8)",
 }
 CORRUPTIONS = {
     "one_patch": "One Patch",
@@ -40,40 +58,57 @@ DASH = "–"
 
 
 def load_evaluations(profile: str) -> pd.DataFrame:
-    """Every metric of every evaluated run of a profile, one row each.
+    """Every metric of everything evaluated in a profile, one row each.
 
-    Columns: corruption, method, seed, metric, value, low, high, images.
+    Columns: corruption, method, seed, metric, value, low, high, images. The method is that of a
+    run, "ambientgan" for the samples of MisGAN's data generator, a reference (seed 0), or a peer.
 
     Raises:
         RunError: a record does not belong to the run that the profile describes, or to the
             generator beside it; the message names it.
     """
-    rows = []
-    for config in load_profile(profile):
-        run = paths.runs(Path(profile).stem) / config.name
-        if not (run / "evaluation.json").is_file():
-            continue
-        record = records.read_json(run / "evaluation.json")
-        _check(record, config, run)
-        for metric, measured in record["metrics"].items():
-            rows.append(
-                {
-                    "corruption": config.corruption,
-                    "method": config.method,
-                    "seed": config.seed,
-                    "metric": metric,
-                    **measured,
-                }
-            )
+    rows: list[dict[str, Any]] = []
+
+    def add(corruption: str, method: str, seed: int, metrics: dict[str, Any]) -> None:
+        about = {"corruption": corruption, "method": method, "seed": seed}
+        rows.extend(about | {"metric": k} | measured for k, measured in metrics.items())
+
+    for config, record in load_records(profile):
+        add(config.corruption, config.method, config.seed, record["metrics"])
+        if "data_generator" in record:
+            add(config.corruption, "ambientgan", config.seed, record["data_generator"])
+    name = Path(profile).stem
+    for config in evaluation_configs(profile):
+        for reference in REFERENCES:
+            path = paths.references(name) / f"{config.corruption}-{reference}.json"
+            if path.is_file():
+                record = _of_configuration(path, config)
+                add(config.corruption, reference, 0, record["metrics"])
+        for path in sorted(paths.peers(name).glob(f"{config.corruption}-*.json")):
+            record = _of_configuration(path, config)
+            add(config.corruption, record["peer"], record["seed"], record["metrics"])
     columns = ["corruption", "method", "seed", "metric", "value", "low", "high", "images"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _check(record: dict[str, Any], config: RunConfig, run: Path) -> None:
-    records.refuse_other_configuration(run / "evaluation.json", record["config"], config)
-    trained = records.read_json(run / "record.json")
-    if record["rests_on"]["generator_checksum"] != trained["generator_checksum"]:
-        raise records.RunError(f"{run} was trained again after its evaluation: evaluate it again")
+def load_records(profile: str) -> Iterator[tuple[RunConfig, dict[str, Any]]]:
+    """The evaluation record of each run of a profile that has one; RunError as above."""
+    for config in load_profile(profile):
+        run = paths.runs(Path(profile).stem) / config.name
+        if (run / "evaluation.json").is_file():
+            record = _of_configuration(run / "evaluation.json", config)
+            trained = records.read_json(run / "record.json")
+            if record["rests_on"]["generator_checksum"] != trained["generator_checksum"]:
+                raise records.RunError(
+                    f"{run} was trained again after its evaluation: evaluate it again"
+                )
+            yield config, record
+
+
+def _of_configuration(path: Path, config: EvaluationConfig) -> dict[str, Any]:
+    record = records.read_json(path)
+    records.refuse_other_configuration(path, record["config"], config)
+    return record
 
 
 def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
@@ -97,10 +132,15 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def paper_table1() -> pd.DataFrame:
-    """The paper's Table 1: method, corruption, and its FID, MSE and std."""
+def paper_table(number: int) -> pd.DataFrame:
+    """The paper's Table 1 or 2: method, corruption, and its FID, MSE and std.
+
+    In Table 2 "our model" is ``both`` of Table 1.
+    """
     table = pd.read_csv(Path(__file__).with_name("paper_tables.csv"))
-    return table[table["table"] == 1].rename(columns={"model": "method"})
+    table = table.rename(columns={"model": "method"})
+    here = table["table"] == number
+    return table[here | (table["method"] == "both")] if number == 2 else table[here]
 
 
 def table1(profile: str) -> pd.DataFrame:
@@ -108,35 +148,57 @@ def table1(profile: str) -> pd.DataFrame:
 
     Columns: corruption, method, metric, value, low, high, seeds, images, paper.
     """
-    measured = summarise(load_evaluations(profile))
-    distance = next((d for d in DISTANCES if d in set(measured["metric"])), DISTANCES[-1])
+    return _beside_the_paper(load_evaluations(profile), list(TABLE1), paper_table(1))
+
+
+def table2(profile: str) -> pd.DataFrame:
+    """Table 2, with the references, in the form of ``table1``."""
+    return _beside_the_paper(load_evaluations(profile), list(TABLE2), paper_table(2))
+
+
+def distance_name(evaluations: pd.DataFrame) -> str:
+    """Which Frechet distance the records hold: FID, or that of the features at hand."""
+    return next((d for d in DISTANCES if d in set(evaluations["metric"])), DISTANCES[-1])
+
+
+def _beside_the_paper(
+    evaluations: pd.DataFrame, methods: list[str], paper: pd.DataFrame
+) -> pd.DataFrame:
+    distance = distance_name(evaluations)
     metrics = [distance, "mse", "std", "mse_missing", "mse_interior", "mse_without_z", "mse_best",
                "seam", kernel_distance_name(distance)]  # fmt: skip
     index = pd.MultiIndex.from_product(
-        [CORRUPTIONS, METHODS, metrics], names=["corruption", "method", "metric"]
+        [CORRUPTIONS, methods, metrics], names=["corruption", "method", "metric"]
     )
-    table = measured.set_index(index.names).reindex(index).reset_index()
-    paper = paper_table1().melt(
+    table = summarise(evaluations).set_index(index.names).reindex(index).reset_index()
+    paper = paper.melt(
         ["corruption", "method"], ["fid", "mse", "std"], var_name="metric", value_name="paper"
     )
     paper["metric"] = paper["metric"].replace("fid", distance)  # FID on Inception: another scale
     return table.merge(paper, how="left", on=["corruption", "method", "metric"])
 
 
-def wide(table: pd.DataFrame, metrics: list[str], bold: str, interval: str) -> pd.DataFrame:
+def wide(
+    table: pd.DataFrame,
+    metrics: list[str],
+    bold: str,
+    interval: str,
+    labels: dict[str, str] = TABLE1,
+) -> pd.DataFrame:
     """Formatted cells: a row per method, columns (corruption, metric or "paper").
 
     Args:
-        table: what ``table1`` returns.
+        table: what ``table1`` or ``table2`` returns.
         metrics: those to show.
         bold: format of the best value in a column, e.g. ``"**{}**"``.
         interval: format of the interval, e.g. ``" [{low}, {high}]"``.
+        labels: method -> what its row is called, in the order of the rows.
     """
     columns: dict[tuple[str, str], list[str]] = {}
     for corruption, title in CORRUPTIONS.items():
         for metric in metrics:
             part = table[(table["corruption"] == corruption) & (table["metric"] == metric)]
-            part = part.set_index("method").reindex(METHODS)
+            part = part.set_index("method").reindex(labels)
             best = _best(part["value"], metric)
             columns[title, LABELS.get(metric, metric)] = [
                 _cell(row, metric, bold if method == best else "{}", interval)
@@ -144,8 +206,8 @@ def wide(table: pd.DataFrame, metrics: list[str], bold: str, interval: str) -> p
             ]
             if part["paper"].notna().any():
                 name = "paper's FID" if metric in DISTANCES else f"paper's {LABELS[metric]}"
-                columns[title, name] = [f"{v:g}" for v in part["paper"]]
-    return pd.DataFrame(columns, index=pd.Index(METHODS.values(), name="Model"))
+                columns[title, name] = [DASH if pd.isna(v) else f"{v:g}" for v in part["paper"]]
+    return pd.DataFrame(columns, index=pd.Index(labels.values(), name="Model"))
 
 
 def diversity(table: pd.DataFrame) -> pd.DataFrame:
@@ -169,37 +231,48 @@ def diversity(table: pd.DataFrame) -> pd.DataFrame:
             "MSE / MSE at z = 0": values["mse_missing"] / values["mse_without_z"],
         }
     )
-    order = pd.MultiIndex.from_product([CORRUPTIONS, METHODS], names=["corruption", "method"])
+    order = pd.MultiIndex.from_product([CORRUPTIONS, TABLE1], names=["corruption", "method"])
     return result.reindex(order)
 
 
 def write_tables(profile: str) -> list[Path]:
-    """Write ``table1.csv``, ``.md`` and ``.tex`` into the profile's results; return their paths."""
+    """Write ``table1`` and ``table2`` as ``.csv``, ``.md`` and ``.tex`` into the profile's results.
+
+    Returns:
+        the six paths, Table 1's first.
+    """
+    return [
+        *_write_table(profile, "Table 1", table1(profile), TABLE1),
+        *_write_table(profile, "Table 2", table2(profile), TABLE2),
+    ]
+
+
+def _write_table(
+    profile: str, title: str, table: pd.DataFrame, labels: dict[str, str]
+) -> list[Path]:
     name = Path(profile).stem
-    table = table1(profile)
-    folder = paths.RESULTS / name
-    target = folder / "table1.csv"
+    target = paths.RESULTS / name / f"{title.lower().replace(' ', '')}.csv"
     records.write_atomically(target, lambda draft: table.to_csv(draft, index=False))
     distance = table["metric"].iloc[0]
     beyond = ["mse_missing", "mse_without_z", "mse_best", "seam",
               kernel_distance_name(distance)]  # fmt: skip
     note = _note(table, name, distance)
-    markdown = f"# Table 1, profile {name}\n\n"
-    for corruption, title in CORRUPTIONS.items():
+    markdown = f"# {title}, profile {name}\n\n"
+    for corruption, heading in CORRUPTIONS.items():
         part = table[table["corruption"] == corruption]
-        markdown += f"## {title}\n\n"
+        markdown += f"## {heading}\n\n"
         for metrics in ([distance, "mse", "std"], beyond):
-            cells = wide(part, metrics, "**{}**", " [{low}, {high}]")[title]
-            markdown += _to_markdown(cells) + "\n"
-    latex = wide(table, [distance, "mse", "std"], r"\textbf{{{}}}", "").to_latex(
+            cells = wide(part, metrics, "**{}**", " [{low}, {high}]", labels)[heading]
+            markdown += to_markdown(cells) + "\n"
+    latex = wide(table, [distance, "mse", "std"], r"\textbf{{{}}}", "", labels).to_latex(
         multicolumn_format="c", column_format="l" + "r" * 18, escape=False
     )
     written = {".md": markdown + note + "\n", ".tex": latex + f"% {note}\n"}
     for suffix, text in written.items():
         records.write_atomically(
-            folder / f"table1{suffix}", lambda d, text=text: d.write_text(text)
+            target.with_suffix(suffix), lambda d, text=text: d.write_text(text)
         )
-    return [target, *(folder / f"table1{suffix}" for suffix in written)]
+    return [target, *(target.with_suffix(suffix) for suffix in written)]
 
 
 def _note(table: pd.DataFrame, profile: str, distance: str) -> str:
@@ -208,7 +281,7 @@ def _note(table: pd.DataFrame, profile: str, distance: str) -> str:
         return f"No run of {profile} has been evaluated yet."
     images, seeds = int(done["images"].min()), sorted(done["seeds"].astype(int).unique())
     text = (
-        f"{images} test images, {' to '.join(map(str, {seeds[0], seeds[-1]}))} seed(s) a run; "
+        f"{images} test images, {' to '.join(dict.fromkeys(map(str, (seeds[0], seeds[-1]))))} seed(s) a run; "
         f"95 % intervals; best of a column in bold; {DASH}: no record. "
         "MSE and std on the scale [-1, 1]; MSE is over the whole image. "
     )
@@ -241,7 +314,8 @@ def _cell(row: pd.Series, metric: str, style: str, interval: str) -> str:
     )
 
 
-def _to_markdown(cells: pd.DataFrame) -> str:
+def to_markdown(cells: pd.DataFrame) -> str:
+    """A Markdown table of formatted cells, the index as its first column."""
     header = [cells.index.name, *cells.columns]
     lines = [
         header,
