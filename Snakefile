@@ -12,6 +12,8 @@ from snakemake.exceptions import WorkflowError
 
 from paperlib import paths
 from paperlib.config import ConfigurationError, load_profile
+from paperlib.methods import BASELINES
+from paperlib.references import REFERENCES
 
 PROFILE = config.get("profile", "quick")
 OUT = paths.RESULTS / PROFILE
@@ -20,6 +22,9 @@ try:
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 DATASETS = {run.data.folder: run.data for run in RUNS.values()}
+DATA_OF = {run.corruption: run.data.folder for run in RUNS.values()}
+TABLES = [OUT / f"{name}.{suffix}" for name in ("table1", "table2") for suffix in ("csv", "md", "tex")]
+CLAIMS = [OUT / "claims.csv", OUT / "claims.md"]
 # At this level papermill's log shows what the notebooks write to standard error: the progress.
 PAPERMILL = (
     "PAPERLIB_PROGRESS=lines papermill --kernel python3 --no-progress-bar"
@@ -51,8 +56,7 @@ localrules: all
 
 rule all:
     input:
-        OUT / "table1.csv", OUT / "table1.md", OUT / "table1.tex",
-        OUT / "figure4.png", OUT / "figure5.png",
+        TABLES, CLAIMS, OUT / "figure4.png", OUT / "figure5.png",
 
 
 rule prepare:
@@ -67,15 +71,21 @@ rule prepare:
         PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
 
 
+def training_notebook(w):
+    """03 explains and trains the baselines of Table 2, 02 everything else."""
+    name = "03_baselines" if RUNS[w.run].method in BASELINES else "02_train"
+    return ancient(paths.NOTEBOOKS / f"{name}.ipynb")
+
+
 rule train:
     input:
-        notebook = ancient(paths.NOTEBOOKS / "02_train.ipynb"),
+        notebook = training_notebook,
         parameters = OUT / "parameters" / "{run}.yaml",
         data = lambda w: paths.DATA / RUNS[w.run].data.folder / "manifest.json",
     output:
         OUT / "runs" / "{run}" / "record.json",
     log:
-        notebook = OUT / "notebooks" / "02_train-{run}.ipynb",
+        notebook = OUT / "notebooks" / "train-{run}.ipynb",
     threads: lambda w: RUNS[w.run].threads or workflow.cores
     retries: 1  # an interrupted run goes on from its checkpoint
     shell:
@@ -96,6 +106,16 @@ rule evaluate:
         PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE} -p run {wildcards.run}"
 
 
+rule references:
+    input:
+        lambda w: ancient(paths.DATA / DATA_OF[w.corruption] / "manifest.json"),
+    output:
+        expand(OUT / "references" / "{{corruption}}-{name}.json", name=REFERENCES),
+    shell:
+        "PAPERLIB_PROGRESS=lines OMP_NUM_THREADS={threads} python -m paperlib references {PROFILE}"
+        " --corruption {wildcards.corruption}"
+
+
 rule figures:
     input:
         notebook = ancient(paths.NOTEBOOKS / "05_figures.ipynb"),
@@ -112,8 +132,11 @@ rule tables:
     input:
         notebook = ancient(paths.NOTEBOOKS / "06_tables.ipynb"),
         evaluations = expand(OUT / "runs" / "{run}" / "evaluation.json", run=RUNS),
+        references = expand(
+            OUT / "references" / "{corruption}-{name}.json", corruption=DATA_OF, name=REFERENCES
+        ),
     output:
-        OUT / "table1.csv", OUT / "table1.md", OUT / "table1.tex",
+        TABLES, CLAIMS,
     log:
         notebook = OUT / "notebooks" / "06_tables.ipynb",
     shell:
