@@ -7,7 +7,20 @@ from dataclasses import fields
 
 import pytest
 import torch
-from torch import nn
+from helpers import (
+    NZ,
+    SIZE,
+    B,
+    Recorder,
+    awake,
+    gradients,
+    grey,
+    has_gradient,
+    mean_score,
+    observations,
+    state,
+    tiny,
+)
 
 from paperlib import algorithm1, seeds
 from paperlib.algorithm1 import (
@@ -20,40 +33,10 @@ from paperlib.algorithm1 import (
     generator_loss,
 )
 from paperlib.config import RunConfig
-from paperlib.corruption import corrupt, mask_law
+from paperlib.corruption import mask_law
 from paperlib.losses import Latent
-from paperlib.models import LatentNorm, SelfAttention
 
 METHODS = ["base", "encoding_z", "encoding_y", "both"]
-B, SIZE, NZ = 4, 16, 8
-
-
-def tiny(**changes) -> RunConfig:
-    """The smallest networks, at 16 px."""
-    return RunConfig(
-        **{"size": SIZE, "batch_size": B, "attention": 4, "lambda_y": 10.0, "lambda_z": 3.0}
-        | {"g_channels": [8, 8], "d_channels": [8, 8], "e_channels": [8, 8], "nz": NZ}
-        | {"start_from_fill": False}  # whose last layer starts at 0 and lets no gradient pass
-        | changes
-    )
-
-
-def observations(law="small_patch", seed=0) -> tuple[torch.Tensor, torch.Tensor]:
-    """y (B, 3, 16, 16), m (B, 1, 16, 16)."""
-    levels = torch.randint(256, (B, 3, SIZE, SIZE), generator=seeds.generator("x", seed))
-    m = mask_law(law).for_ids(range(seed, seed + B), SIZE, seed=0)
-    return corrupt(levels.float() / 127.5 - 1, m), m
-
-
-def awake(nets: Networks) -> Networks:
-    """The networks, with the parameters that start at 0 (and block gradients so) moved off it."""
-    generator = seeds.generator("awake")
-    for module in [m for net in vars(nets).values() for m in net.modules()]:
-        if isinstance(module, SelfAttention):
-            nn.init.constant_(module.gamma, 0.5)
-        if isinstance(module, LatentNorm):
-            nn.init.normal_(module.scale_shift.weight, std=0.2, generator=generator)
-    return nets
 
 
 def run_forward(config: RunConfig, nets: Networks | None = None, y=None, m=None, seed=0) -> Pass:
@@ -63,18 +46,6 @@ def run_forward(config: RunConfig, nets: Networks | None = None, y=None, m=None,
         y, m = observations(config.corruption)
     p_m = mask_law(config.corruption)
     return forward(nets, y, m, p_m, seeds.generator("step", seed), config)
-
-
-class Recorder(nn.Module):
-    """Calls a function in the place of a network, and keeps what it was given."""
-
-    def __init__(self, answer) -> None:
-        super().__init__()
-        self.answer, self.calls = answer, []
-
-    def forward(self, *arguments):
-        self.calls.append(arguments)
-        return self.answer(*arguments)
 
 
 def stub_networks() -> Networks:
@@ -237,24 +208,19 @@ def test_e_is_shown_all_that_was_generated_and_measured_again():
 
 def given_pass(y_hat=True, z_rec=True) -> Pass:
     """Constant images, so that D (the mean) scores y 0.2, y~ 0.3 and y^ -0.4."""
-    of = lambda value: torch.full((B, 3, SIZE, SIZE), value)  # noqa: E731
     m = torch.ones(B, 1, SIZE, SIZE)
     return Pass(
-        y=of(0.2),
+        y=grey(0.2),
         m=m,
         m_tilde=m,
         z=torch.zeros(B, NZ),
-        x_tilde=of(0.3),
-        y_tilde=of(0.3),
+        x_tilde=grey(0.3),
+        y_tilde=grey(0.3),
         z_rec=torch.full((B, NZ), 0.5) if z_rec else None,
         z_enc=Latent(torch.full((B, NZ), 2.0), torch.zeros(B, NZ)) if y_hat else None,
-        x_hat=of(-0.4) if y_hat else None,
-        y_hat=of(-0.4) if y_hat else None,
+        x_hat=grey(-0.4) if y_hat else None,
+        y_hat=grey(-0.4) if y_hat else None,
     )
-
-
-def mean_score(y: torch.Tensor) -> torch.Tensor:
-    return y.mean(dim=(1, 2, 3))
 
 
 def test_discriminator_loss_by_hand():
@@ -346,14 +312,6 @@ def test_scores_are_taken_apart_in_the_order_of_the_images():
 # Gradients
 
 
-def gradients(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
-
-
-def has_gradient(net: nn.Module) -> bool:
-    return any(g.abs().max() > 0 for g in gradients(net).values())
-
-
 @pytest.mark.parametrize("d_sees_y_hat", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_discriminator_loss_gives_gradient_to_d_only(method, d_sees_y_hat):
@@ -412,10 +370,6 @@ def test_generator_phase_of_a_step_leaves_the_gradient_of_d_alone(method, accumu
     for name, gradient in gradients(D).items():
         assert torch.equal(gradient, after_d[-1][name]), name
     assert all(q.requires_grad for q in D.parameters())  # for the next step
-
-
-def state(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in net.state_dict().items()}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
+from helpers import MeanAndSpread
 
 from paperlib import paths
 from paperlib.__main__ import main
 from paperlib.config import RunConfig
 from paperlib.records import read_json
+from paperlib.references import REFERENCES
 
 pytestmark = pytest.mark.usefixtures("own_signal_handlers")
 
@@ -29,7 +32,7 @@ def error_of(empty_workspace, capsys):
     return run
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "references", "tables"])
 def test_unknown_profile(error_of, command):
     line = error_of(command, "nope")
     assert "'nope'" in line and "smoke" in line
@@ -92,6 +95,11 @@ def test_evaluating_an_untrained_run(error_of):
     assert "drop_pixel-base-seed0" in line
 
 
+def test_references_on_a_corruption_that_is_not_of_the_profile(error_of):
+    line = error_of("references", "smoke", "--corruption", "blur")
+    assert "'blur'" in line and "drop_pixel" in line and "small_patch" in line
+
+
 def test_bad_images_stop_a_strict_preparation(error_of, empty_workspace, image_folder):
     images = empty_workspace / "images"
     images.mkdir()
@@ -144,6 +152,24 @@ def test_run_of_another_configuration(tiny_profile, capsys):
 def test_prepare_says_what_it_has(tiny_profile, capsys):
     assert main(["prepare", tiny_profile]) == 0
     assert "60 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("chosen", [["--corruption", "small_patch"], []])
+def test_references_leave_a_record_each_and_prepare_what_they_need(
+    tiny_profile, monkeypatch, chosen
+):
+    monkeypatch.setattr("paperlib.evaluation.load_extractor", lambda device: MeanAndSpread())
+    shutil.rmtree(paths.DATA)
+    assert main(["references", tiny_profile, *chosen]) == 0
+    written = {path.name for path in paths.references("tiny").iterdir()}
+    assert written == {f"small_patch-{name}.json" for name in REFERENCES}
+
+
+def test_tables_names_every_file_that_it_writes(tiny_profile, capsys):
+    assert main(["tables", tiny_profile]) == 0
+    named = capsys.readouterr().out.split()
+    written = [path for path in (paths.RESULTS / "tiny").iterdir() if path.is_file()]
+    assert sorted(named) == sorted(map(str, written)) and len(named) == 8
 
 
 def test_interruption_is_reported_by_its_own_status(tiny_profile, monkeypatch):

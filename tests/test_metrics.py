@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import MeanAndSpread, changed
 from torch import nn
 
 from paperlib import metrics, seeds
@@ -26,8 +27,8 @@ from paperlib.metrics import (
     per_image,
 )
 from paperlib.records import RunError, read_json
-from paperlib.sampling import latents, reconstruct
-from paperlib.training import train
+from paperlib.sampling import latents, reconstruct, sampler
+from paperlib.training import snapshot_path, train
 
 SAMPLES, B, SIZE, BORDER = 4, 3, 6, 1
 
@@ -304,16 +305,6 @@ def test_levels_are_rounded_and_clipped():
 # The protocol
 
 
-class MeanAndSpread(nn.Module):
-    """A cheap extractor: means and deviations of the channels, (B, 6)."""
-
-    name = "FD-cheap"
-
-    def forward(self, levels):
-        x = levels.float() / 255
-        return torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1)
-
-
 @pytest.fixture
 def evaluated(workspace, tiny_config):
     """A function that evaluates an untrained G that uses z on up to 45 images."""
@@ -329,7 +320,7 @@ def evaluated(workspace, tiny_config):
     )
 
     def run(images=23, samples=3, border=1, seed=5, **options):
-        return evaluate(G, data, images, samples, border, seed, MeanAndSpread(), **options)
+        return evaluate(sampler(G, samples, seed), data, images, border, MeanAndSpread(), **options)
 
     run.G, run.data = G, data
     return run
@@ -471,3 +462,42 @@ def test_run_trained_on_other_data_is_refused(trained):
     manifest.write_text(manifest.read_text().replace(load_prepared(config.data).checksum, "0" * 64))
     with pytest.raises(RunError, match="other data"):
         evaluate_run(run)
+
+
+@pytest.fixture
+def trained_misgan(trained, workspace):
+    """A run of two steps with a snapshot after the first."""
+    _, config = trained
+    run = workspace / "misgan"
+    train(changed(config, method="misgan", steps=2, snapshots=1, eval_images=5), run)
+    return run
+
+
+def test_evaluation_of_misgan_measures_its_own_samples_too(trained_misgan):
+    record = evaluate_run(trained_misgan)
+    assert record["data_generator"].keys() == {"FD-cheap", "KID-cheap"}
+    own, imputed = record["data_generator"]["FD-cheap"], record["metrics"]["FD-cheap"]
+    assert own["images"] == imputed["images"] == 5 and own["value"] != imputed["value"]
+
+
+def test_course_of_a_run_leads_from_its_snapshots_to_its_end(trained_misgan):
+    record = evaluate_run(trained_misgan)
+    first, last = record["course"]
+    assert first.keys() == last.keys() == {"step", "seconds", "FD-cheap", "mse_missing"}
+    assert (first["step"], last["step"]) == (1, 2)
+    assert 0 < first["seconds"] < last["seconds"] == record["training"]["seconds"]
+    for name in ("FD-cheap", "mse_missing"):
+        assert last[name] == record["metrics"][name]["value"] != first[name]
+
+
+def test_missing_snapshot_is_named(trained_misgan):
+    path = snapshot_path(trained_misgan, 1)
+    path.unlink()
+    with pytest.raises(RunError, match=path.name):
+        evaluate_run(trained_misgan)
+    assert not (trained_misgan / "evaluation.json").exists()
+
+
+def test_evaluation_without_snapshots_or_data_generator_has_neither(trained):
+    run, _ = trained
+    assert not {"course", "data_generator"} & evaluate_run(run).keys()

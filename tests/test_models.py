@@ -113,6 +113,12 @@ def test_generator_ignores_z_at_the_start_and_not_for_good():
     assert (G(y, m, z) - G(y, m, -3 * z)).abs().max() > 1e-2
 
 
+def test_maps_from_z_start_as_far_from_0_as_they_are_told():
+    G = generator(z_injection="norm", z_start=0.1)
+    maps = [p.flatten() for n, p in G.named_parameters() if "scale_shift.weight" in n]
+    assert torch.cat(maps).std().item() == pytest.approx(0.1, rel=0.1)
+
+
 @pytest.mark.parametrize("z_injection", ["norm", "bottleneck"])
 def test_gradient_reaches_the_parameters_that_z_enters_by(z_injection):
     G = generator(z_injection=z_injection, start_from_fill=False)

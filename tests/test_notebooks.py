@@ -46,9 +46,11 @@ def test_no_notebook_redefines_the_library(path):
             assert not defined & names
 
 
-def test_the_training_notebook_has_every_key_and_the_library_s_defaults():
+def test_the_training_notebooks_have_every_key_and_the_library_s_defaults():
     # papermill only warns of a parameter that the notebook does not have
     assert parameters("02_train") == {"profile": "smoke"} | RunConfig().model_dump()
+    misgan = {"profile": "smoke"} | RunConfig(method="misgan").model_dump()
+    assert parameters("03_baselines") == misgan
 
 
 @pytest.mark.parametrize("profile", PROFILES)

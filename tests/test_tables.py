@@ -4,14 +4,16 @@ import math
 
 import pandas as pd
 import pytest
+from helpers import measured, write_peer, write_reference, write_run
 
 from paperlib import paths, records, tables
-from paperlib.config import load_profile
+from paperlib.config import EvaluationConfig, evaluation_configs, load_profile
+from paperlib.references import REFERENCES
 
 PROFILE = """
 matrix:
   corruption: [small_patch]
-  method: [base, both]
+  method: [base, both, misgan]
   seed: [0, 1]
 """
 BASE, BOTH = (0.030, 0.034), (0.010, 0.014)  # MSE of the two seeds
@@ -19,32 +21,17 @@ BASE, BOTH = (0.030, 0.034), (0.010, 0.014)  # MSE of the two seeds
 
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
-    """A profile of four runs with records; its path."""
+    """A profile of which base and both have records, of two seeds; its path."""
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
     path = tmp_path / "made_up.yaml"
     path.write_text(PROFILE)
     for config in load_profile(str(path)):
+        if config.method == "misgan":
+            continue
         mse = {"base": BASE, "both": BOTH}[config.method][config.seed]
         std = {"base": 0.01, "both": 0.025}[config.method]
-        write_records(config, {"mse": mse, "std": std, "FD-efflite0": 100 * mse})
+        write_run("made_up", config, {"mse": mse, "std": std, "FD-efflite0": 100 * mse})
     return str(path)
-
-
-def write_records(config, metrics, checksum="abc"):
-    run = paths.runs("made_up") / config.name
-    measured = {
-        name: {"value": v, "low": v * 0.9, "high": v * 1.1, "images": 500}
-        for name, v in metrics.items()
-    }
-    records.write_json(run / "record.json", {"generator_checksum": "abc"})
-    records.write_json(
-        run / "evaluation.json",
-        {
-            "config": config.model_dump(),
-            "rests_on": {"generator_checksum": checksum},
-            "metrics": measured,
-        },
-    )
 
 
 def value(table, method, metric, column="value", corruption="small_patch"):
@@ -101,22 +88,129 @@ def test_diversity_over_base(profile):
     assert ratios.loc[("drop_pixel", "both"), "paper's std / base"] == pytest.approx(0.109 / 0.026)
 
 
-def test_three_formats_are_written(profile):
-    csv, md, tex = tables.write_tables(profile)
+def test_both_tables_are_written_in_three_formats(profile):
+    csv, md, tex, *second = tables.write_tables(profile)
+    assert [p.name for p in (csv, md, tex)] == ["table1.csv", "table1.md", "table1.tex"]
+    assert [p.name for p in second] == ["table2.csv", "table2.md", "table2.tex"]
     assert value(pd.read_csv(csv), "both", "mse") == pytest.approx(0.012)
     assert "**0.0120** [" in md.read_text() and "500 test images" in md.read_text()
     assert r"\textbf{0.0120}" in tex.read_text() and r"\toprule" in tex.read_text()
+    csv, md, tex = second
+    assert value(pd.read_csv(csv), "both", "mse") == pytest.approx(0.012)
+    assert "# Table 2" in md.read_text() and "0.0120 [" in md.read_text()
+    assert "Navier-Stokes" in tex.read_text() and r"\toprule" in tex.read_text()
 
 
 def test_a_record_of_another_configuration_is_refused_by_name(profile):
     config = load_profile(profile)[0]
-    write_records(config.model_copy(update={"lambda_y": 77.0}), {"mse": 0.5})
+    write_run("made_up", config.model_copy(update={"lambda_y": 77.0}), {"mse": 0.5})
     with pytest.raises(records.RunError, match=r"evaluation\.json.*lambda_y: 77\.0"):
         tables.table1(profile)
 
 
 def test_a_run_trained_again_after_its_evaluation_is_refused(profile):
     config = load_profile(profile)[0]
-    write_records(config, {"mse": 0.5}, checksum="another")
+    write_run("made_up", config, {"mse": 0.5}, checksum="another")
     with pytest.raises(records.RunError, match=config.name):
         tables.table1(profile)
+
+
+# Table 2
+
+
+@pytest.fixture
+def config(profile) -> EvaluationConfig:
+    """What the profile's references and peers are measured on."""
+    (config,) = evaluation_configs(profile)
+    return config
+
+
+def second(profile, metrics=("mse",)) -> pd.DataFrame:
+    """The formatted cells of Table 2, without intervals."""
+    return tables.wide(tables.table2(profile), list(metrics), "{}", "", tables.TABLE2)
+
+
+def test_rows_of_table_2_are_in_order_and_those_without_a_record_show_a_dash(profile, config):
+    write_reference("made_up", config, "linear", {"mse": 0.5})
+    cells = second(profile)
+    references = ["mean fill", "linear interpolation", "biharmonic", "Telea", "Navier-Stokes"]
+    assert cells.index.tolist()[:5] == references
+    assert cells.index.tolist()[5:8] == ["Unpaired", "Paired", "MisGAN"]
+    assert cells.index.str.startswith("AmbientGAN").tolist().index(True) == 8
+    assert (
+        cells.index[9].startswith("UAIR")
+        and cells.index[10].startswith("ours")
+        and len(cells) == 11
+    )
+    mse = cells["Small Patch", "MSE"]
+    assert mse["linear interpolation"] == "0.5000" and mse["ours: both (eq. 8)"] == "0.0120"
+    assert (mse.drop(["linear interpolation", "ours: both (eq. 8)"]) == tables.DASH).all()
+    assert (cells["Drop Pixel", "MSE"] == tables.DASH).all()
+
+
+def test_columns_of_the_paper_in_table_2_are_those_of_its_table_2(profile):
+    table = tables.table2(profile)
+    assert value(table, "misgan", "mse", "paper") == 0.101
+    assert value(table, "paired", "FD-efflite0", "paper", "one_patch") == 45.66
+    assert math.isnan(value(table, "paired", "std", "paper"))
+    assert value(table, "both", "mse", "paper") == 0.059  # "our model" of its Table 1
+    assert math.isnan(value(table, "telea", "mse", "paper"))
+    assert second(profile)["Small Patch", "paper's MSE"]["Telea"] == tables.DASH
+
+
+def write_misgan(profile, **more) -> None:
+    for run in load_profile(profile):
+        if run.method == "misgan":
+            write_run("made_up", run, {"mse": 0.2, "std": 0.01, "FD-efflite0": 30.0}, **more)
+
+
+def test_samples_of_misgan_s_data_generator_have_a_row_with_distances_alone(profile):
+    write_misgan(profile, data_generator=measured({"FD-efflite0": 50.0, "KID-efflite0": 0.3}))
+    cells = second(profile, ["FD-efflite0", "KID-efflite0", "mse", "std"])["Small Patch"]
+    (label,) = [name for name in cells.index if name.startswith("AmbientGAN")]
+    row, misgan = cells.loc[label], cells.loc["MisGAN"]
+    assert (row["FD-efflite0"], row["KID-efflite0"]) == ("50.0", "0.3000")
+    assert row["MSE"] == row["std"] == tables.DASH
+    assert (misgan["FD-efflite0"], misgan["MSE"], misgan["std"]) == ("30.0", "0.2000", "0.0100")
+
+
+def test_misgan_without_samples_leaves_the_row_of_ambientgan_empty(profile):
+    write_misgan(profile)
+    assert math.isnan(value(tables.table2(profile), "ambientgan", "FD-efflite0"))
+    assert value(tables.table2(profile), "misgan", "FD-efflite0") == 30.0
+
+
+def test_references_enter_table_2_with_no_diversity_and_table_1_not_at_all(profile, config):
+    for name in REFERENCES:
+        write_reference("made_up", config, name, {"mse": 0.5})
+    table = tables.table2(profile)
+    for name in REFERENCES:
+        assert [value(table, name, "std", c) for c in ("value", "low", "high")] == [0, 0, 0]
+        assert value(table, name, "mse") == 0.5 and value(table, name, "mse", "seeds") == 1
+    assert not set(REFERENCES) & set(tables.table1(profile).method)
+    assert (second(profile, ["std"])["Small Patch", "std"].iloc[:5] == "0.0000").all()
+
+
+def test_peers_enter_table_2_by_their_names(profile, config):
+    write_peer("made_up", config, "uair", {"mse": 0.04, "std": 0.0}, seed=0)
+    table = tables.table2(profile)
+    assert value(table, "uair", "mse") == 0.04 and value(table, "uair", "mse", "seeds") == 1
+    write_peer("made_up", config, "uair", {"mse": 0.06, "std": 0.0}, seed=1)
+    table = tables.table2(profile)
+    assert value(table, "uair", "mse") == pytest.approx(0.05)
+    assert value(table, "uair", "mse", "seeds") == 2
+
+
+def test_best_of_table_2_is_among_all_its_rows(profile, config):
+    write_reference("made_up", config, "telea", {"mse": 0.001})
+    table = tables.table2(profile)
+    cells = tables.wide(table, ["mse"], "**{}**", "", tables.TABLE2)["Small Patch", "MSE"]
+    assert (cells["Telea"], cells["ours: both (eq. 8)"]) == ("**0.0010**", "0.0120")
+
+
+@pytest.mark.parametrize("write, name", [(write_reference, "telea"), (write_peer, "uair")])
+def test_a_record_of_what_was_measured_otherwise_is_refused_by_name(profile, config, write, name):
+    other = config.model_copy(update={"mask_seed": 7})
+    write("made_up", other, name, {"mse": 0.5})
+    with pytest.raises(records.RunError, match=rf"small_patch-{name}.*\.json.*mask_seed: 7"):
+        tables.table2(profile)

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import changed
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from paperlib import algorithm1, paths, records, seeds
 from paperlib.algorithm1 import Algorithm1
+from paperlib.baselines import MisGAN
 from paperlib.config import BOOKKEEPING, RunConfig
 from paperlib.corruption import mask_law
 from paperlib.data import load_prepared
+from paperlib.methods import BASELINES, METHODS, plain_generator
 from paperlib.records import RunError
-from paperlib.training import RunningAverage, averaged_generator, load_generator, train
+from paperlib.training import (
+    RunningAverage,
+    load_generator,
+    snapshot_path,
+    snapshot_steps,
+    train,
+)
 
-METHODS = ["base", "encoding_z", "encoding_y", "both"]
+SUPERVISED = ["unpaired", "paired"]
+UNSUPERVISED = [name for name in METHODS if name not in SUPERVISED]
 TIMES = {"seconds", "images_per_second"}  # all of a log that may differ between equal runs
 
 
-def changed(config: RunConfig, **changes) -> RunConfig:
-    return RunConfig(**config.model_dump() | changes)
-
-
-def weights(run: Path) -> bytes:
-    return (run / "generator.safetensors").read_bytes()
+def weights(run: Path) -> dict[str, bytes]:
+    """The averaged generators: G's, and MisGAN's of complete images."""
+    found = {p.name: p.read_bytes() for p in run.glob("*.safetensors")}
+    assert "generator.safetensors" in found
+    return found
 
 
 def log_without_times(run: Path) -> list[dict]:
@@ -74,6 +85,21 @@ def test_equal_runs_are_identical_to_the_bit(workspace, tiny_config, method):
         np.random.seed(ord(name))
         train(config, workspace / name)
     assert_same_run(workspace / "a", workspace / "b")
+
+
+def test_misgan_leaves_both_its_generators(workspace, tiny_config):
+    config = changed(tiny_config, method="misgan", nz_x=5, steps=1)
+    record = train(config, workspace / "run")
+    assert weights(workspace / "run").keys() == {
+        "generator.safetensors",
+        "data_generator.safetensors",
+    }
+    assert record["parameters"].keys() == {"G", "D", "G_x", "D_x"}
+    G_x = load_generator(workspace / "run", name="data_generator")
+    assert not G_x.training and not any(p.requires_grad for p in G_x.parameters())
+    assert sum(p.numel() for p in G_x.parameters()) == record["parameters"]["G_x"]
+    with torch.inference_mode():
+        assert G_x(torch.zeros(2, 5)).shape == (2, 3, 32, 32)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"mask_seed": 1}, {"method": "base"}, {"lambda_z": 2.0}, {"start_from_fill": False}])  # fmt: skip
@@ -123,10 +149,11 @@ def test_log_has_a_line_every_few_steps_and_one_at_the_end(workspace, tiny_confi
 # Resumption
 
 
-@pytest.mark.parametrize("method", ["base", "both"])
+@pytest.mark.parametrize("method", ["base", "both", *BASELINES])
 @pytest.mark.parametrize("step", [1, 3])
 def test_resumed_run_equals_an_uninterrupted_one(workspace, tiny_config, method, step):
-    config = changed(tiny_config, method=method, accumulate=2)
+    several = {"critic_steps": 2} if method == "misgan" else {"accumulate": 2}
+    config = changed(tiny_config, method=method, **several)
     whole = workspace / "whole"
     train(config, whole)
     with pytest.raises(KeyboardInterrupt):
@@ -169,6 +196,27 @@ def test_interruption_in_the_middle_of_a_step_does_no_harm(
             train(tiny_config, workspace / "parts")
     train(tiny_config, workspace / "parts")
     assert_same_run(whole, workspace / "parts")
+
+
+def test_interruption_between_critics_and_generators_of_misgan_does_no_harm(
+    workspace, tiny_config, monkeypatch
+):
+    config = changed(tiny_config, method="misgan", critic_steps=2, checkpoint_seconds=1e-9)
+    train(config, workspace / "whole")
+    original, calls = MisGAN.generator_losses, []
+
+    def interrupted_in_the_third_step(self, p):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, p)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MisGAN, "generator_losses", interrupted_in_the_third_step)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, workspace / "parts")
+    train(config, workspace / "parts")
+    assert_same_run(workspace / "whole", workspace / "parts")
 
 
 def test_killed_run_goes_on_from_its_last_checkpoint(workspace, whole, tiny_config):
@@ -325,8 +373,8 @@ def put_garbage_under_the_missing_pixels(config: RunConfig, rows: np.ndarray, rn
 
 @pytest.mark.parametrize(
     "method, corruption",
-    [(method, "small_patch") for method in METHODS]
-    + [("both", "drop_pixel"), ("both", "one_patch")],
+    [(method, "small_patch") for method in UNSUPERVISED]
+    + [(method, c) for method in ("both", "misgan") for c in ("drop_pixel", "one_patch")],
 )
 def test_training_cannot_see_what_is_missing(workspace, tiny_config, method, corruption):
     config = changed(tiny_config, method=method, corruption=corruption, steps=2)
@@ -337,6 +385,28 @@ def test_training_cannot_see_what_is_missing(workspace, tiny_config, method, cor
         config, data.indices("training"), np.random.default_rng(1)
     )
     assert (data.images() != before).any(-1).sum() > 0.9 * n > 0  # the garbage is there
+    train(config, workspace / "garbage")
+    assert_same_run(workspace / "original", workspace / "garbage")
+
+
+@pytest.mark.parametrize("method", SUPERVISED)
+def test_supervised_training_does_see_what_is_missing(workspace, tiny_config, method):
+    # minimax: a hinge that is sure of its few complete images learns nothing from them
+    config = changed(tiny_config, method=method, steps=2, adversarial="minimax")
+    train(config, workspace / "original")
+    rows = load_prepared(config.data).indices("training")
+    put_garbage_under_the_missing_pixels(config, rows, np.random.default_rng(1))
+    train(config, workspace / "garbage")
+    assert weights(workspace / "original") != weights(workspace / "garbage")
+
+
+def test_unpaired_training_cannot_see_what_is_missing_of_the_images_it_observes(
+    workspace, tiny_config
+):
+    config = changed(tiny_config, method="unpaired", steps=2, adversarial="minimax")
+    train(config, workspace / "original")
+    observed = load_prepared(config.data).indices("training")[::2]
+    put_garbage_under_the_missing_pixels(config, observed, np.random.default_rng(1))
     train(config, workspace / "garbage")
     assert_same_run(workspace / "original", workspace / "garbage")
 
@@ -359,6 +429,82 @@ def test_training_does_not_read_the_other_splits(workspace, whole, tiny_config):
     images.flush()
     train(tiny_config, workspace / "changed")
     assert_same_run(whole, workspace / "changed")
+
+
+# Snapshots
+
+
+@pytest.mark.parametrize("steps, snapshots, expected", [(4, 2, [1, 2]), (4, 10, [1, 2]), (1000, 3, [125, 250, 500]), (7, 2, [1, 3]), (4, 0, []), (1, 3, [])])  # fmt: skip
+def test_snapshots_are_taken_at_halves_of_the_steps(tiny_config, steps, snapshots, expected):
+    assert snapshot_steps(changed(tiny_config, steps=steps, snapshots=snapshots)) == expected
+
+
+def snapshots(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {p.name: load_file(p) for p in (run / "snapshots").iterdir()}
+
+
+def assert_same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("method", ["both", "misgan"])
+def test_snapshots_are_the_averages_of_their_steps(workspace, tiny_config, method):
+    config, averages = changed(tiny_config, method=method, snapshots=2), {}
+
+    def keep(line, G):
+        averages[line["step"]] = {name: v.clone() for name, v in G.state_dict().items()}
+
+    run = workspace / "run"
+    record = train(config, run, on_log=keep)
+    assert snapshots(run).keys() == {snapshot_path(run, step).name for step in (1, 2)}
+    seconds = []
+    for step in (1, 2):
+        assert_same_tensors(load_file(snapshot_path(run, step)), averages[step])
+        with safe_open(snapshot_path(run, step), "pt") as file:
+            seconds.append(float(file.metadata()["seconds"]))
+    assert 0 < seconds[0] <= seconds[1] <= record["seconds"]
+    assert_same_tensors(load_file(run / "generator.safetensors"), averages[4])
+    weight = "stem.weight"
+    assert not torch.equal(averages[1][weight], averages[2][weight])
+
+
+def test_snapshots_change_nothing_in_a_run(workspace, whole, tiny_config):
+    train(changed(tiny_config, snapshots=2), workspace / "run")
+    assert_same_run(whole, workspace / "run")
+    assert not (whole / "snapshots").exists()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_resumed_run_leaves_the_same_snapshots(workspace, tiny_config, step):
+    config = changed(tiny_config, snapshots=2)
+    train(config, workspace / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, workspace / "parts", on_log=interrupt_at(step))
+    train(config, workspace / "parts")
+    whole, parts = snapshots(workspace / "whole"), snapshots(workspace / "parts")
+    assert len(whole) == 2 and whole.keys() == parts.keys()
+    for name in whole:
+        assert_same_tensors(whole[name], parts[name])
+
+
+def test_ctrl_c_in_the_very_step_of_a_snapshot_does_not_lose_it(
+    workspace, tiny_config, monkeypatch
+):
+    config, step, calls = changed(tiny_config, snapshots=1), Algorithm1.step, []
+
+    def pressed_in_the_second_step(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Algorithm1, "step", pressed_in_the_second_step)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, workspace / "run")
+    train(config, workspace / "run")
+    assert snapshot_path(workspace / "run", 2).is_file()
 
 
 # The averaged generator
@@ -422,7 +568,7 @@ def test_running_average_equals_one_by_hand(tiny_config, decay):
     torch.manual_seed(0)
     config = changed(tiny_config, lr_g=0.01, start_from_fill=False)
     method = Algorithm1(config)
-    average = RunningAverage(method.nets.G, averaged_generator(config), decay)
+    average = RunningAverage(method.nets.G, plain_generator(config), decay)
     names = [n for n, v in average.model.state_dict().items() if v.is_floating_point()]
     assert any(n.endswith("running_var") for n in names)
     expected = {n: effective(method, n).double() for n in names}
@@ -444,7 +590,7 @@ def test_average_of_a_standing_generator_computes_what_it_computes(tiny_config, 
     method = Algorithm1(config)
     for step in range(3):
         moved(method, step)
-    average = RunningAverage(method.nets.G, averaged_generator(config), 0.9)
+    average = RunningAverage(method.nets.G, plain_generator(config), 0.9)
     y, m, z = torch.rand(2, 3, 32, 32), torch.ones(2, 1, 32, 32), torch.randn(2, config.nz)
     with torch.no_grad():
         assert torch.allclose(average.model(y, m, z), method.nets.G.eval()(y, m, z), atol=1e-5)
@@ -454,7 +600,7 @@ def test_running_average_does_not_disturb_the_generator(tiny_config):
     # Reading a normalised weight in training mode would advance its power iteration.
     torch.manual_seed(0)
     method = Algorithm1(tiny_config)
-    average = RunningAverage(method.nets.G, averaged_generator(tiny_config), 0.9)
+    average = RunningAverage(method.nets.G, plain_generator(tiny_config), 0.9)
     before = {n: v.clone() for n, v in method.nets.G.state_dict().items()}
     assert any(n.endswith("_u") for n in before)
     for step in (1, 2):

@@ -1,0 +1,148 @@
+"""What several tests need: the smallest networks, a cheap extractor, and made-up records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paperlib import paths, records, seeds
+from paperlib.config import EvaluationConfig, RunConfig
+from paperlib.corruption import corrupt, mask_law
+from paperlib.models import LatentNorm, SelfAttention
+
+B, SIZE, NZ = 4, 16, 8
+
+
+def changed(config: RunConfig, **changes) -> RunConfig:
+    return RunConfig(**config.model_dump() | changes)
+
+
+# What a step computes
+
+
+def tiny(**changes) -> RunConfig:
+    """The smallest networks, at 16 px."""
+    return RunConfig(
+        **{"size": SIZE, "batch_size": B, "attention": 4, "lambda_y": 10.0, "lambda_z": 3.0}
+        | {"g_channels": [8, 8], "d_channels": [8, 8], "e_channels": [8, 8], "nz": NZ}
+        | {"start_from_fill": False}  # whose last layer starts at 0 and lets no gradient pass
+        | changes
+    )
+
+
+def images(seed=0) -> torch.Tensor:
+    """x (B, 3, 16, 16)."""
+    levels = torch.randint(256, (B, 3, SIZE, SIZE), generator=seeds.generator("x", seed))
+    return levels.float() / 127.5 - 1
+
+
+def observations(law="small_patch", seed=0) -> tuple[torch.Tensor, torch.Tensor]:
+    """y (B, 3, 16, 16), m (B, 1, 16, 16)."""
+    m = mask_law(law).for_ids(range(seed, seed + B), SIZE, seed=0)
+    return corrupt(images(seed), m), m
+
+
+def grey(value: float) -> torch.Tensor:
+    """Images (B, 3, 16, 16) of one value."""
+    return torch.full((B, 3, SIZE, SIZE), value)
+
+
+def mean_score(y: torch.Tensor) -> torch.Tensor:
+    """A D whose score of an image is its mean."""
+    return y.mean(dim=(1, 2, 3))
+
+
+def awake(nets: Any) -> Any:
+    """The networks, with the parameters that start at 0 (and block gradients so) moved off it."""
+    generator = seeds.generator("awake")
+    for module in [m for net in vars(nets).values() for m in net.modules()]:
+        if isinstance(module, SelfAttention):
+            nn.init.constant_(module.gamma, 0.5)
+        if isinstance(module, LatentNorm):
+            nn.init.normal_(module.scale_shift.weight, std=0.2, generator=generator)
+    return nets
+
+
+class Recorder(nn.Module):
+    """Calls a function in the place of a network, and keeps what it was given."""
+
+    def __init__(self, answer) -> None:
+        super().__init__()
+        self.answer, self.calls = answer, []
+
+    def forward(self, *arguments):
+        self.calls.append(arguments)
+        return self.answer(*arguments)
+
+
+def gradients(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+
+
+def has_gradient(net: nn.Module) -> bool:
+    return any(g.abs().max() > 0 for g in gradients(net).values())
+
+
+def state(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+# What is measured
+
+
+class MeanAndSpread(nn.Module):
+    """A cheap extractor: means and deviations of the channels, (B, 6)."""
+
+    name = "FD-cheap"
+
+    def forward(self, levels):
+        x = levels.float() / 255
+        return torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3))], dim=1)
+
+
+def measured(metrics: dict[str, float], spread: float = 0.1) -> dict[str, dict[str, float]]:
+    """Values with intervals of +- ``spread`` times the value."""
+    return {
+        name: {"value": v, "low": v * (1 - spread), "high": v * (1 + spread), "images": 500}
+        for name, v in metrics.items()
+    }
+
+
+def write_run(
+    profile: str,
+    config: RunConfig,
+    metrics: dict[str, float],
+    checksum: str = "abc",
+    spread: float = 0.1,
+    **more: Any,
+) -> Path:
+    """The made-up records of a trained and evaluated run; its folder."""
+    run = paths.runs(profile) / config.name
+    records.write_json(run / "record.json", {"generator_checksum": "abc"})
+    record = {
+        "config": config.model_dump(),
+        "rests_on": {"generator_checksum": checksum},
+        "metrics": measured(metrics, spread),
+    }
+    records.write_json(run / "evaluation.json", record | more)
+    return run
+
+
+def write_reference(
+    profile: str, config: EvaluationConfig, name: str, metrics: dict[str, float]
+) -> None:
+    """The made-up record of a reference."""
+    record = {"config": config.model_dump(), "metrics": measured(metrics | {"std": 0.0})}
+    records.write_json(paths.references(profile) / f"{config.corruption}-{name}.json", record)
+
+
+def write_peer(
+    profile: str, config: EvaluationConfig, peer: str, metrics: dict[str, float], seed: int = 0
+) -> None:
+    """The made-up record of another library."""
+    record = {"config": config.model_dump(), "peer": peer, "seed": seed}
+    path = paths.peers(profile) / f"{config.corruption}-{peer}-seed{seed}.json"
+    records.write_json(path, record | {"metrics": measured(metrics)})

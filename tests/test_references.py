@@ -1,0 +1,202 @@
+"""Filling in without learning: what each reference paints, and its record."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import MeanAndSpread
+
+from paperlib import evaluation, references
+from paperlib.config import EvaluationConfig
+from paperlib.corruption import CORRUPTIONS, corrupt, mask_law
+from paperlib.data import CompleteImages, load_prepared
+from paperlib.evaluation import evaluate_reference
+from paperlib.records import read_json, write_json
+from paperlib.references import REFERENCES, biharmonic, fill, linear_interpolation, mean_fill
+
+every_reference = pytest.mark.parametrize("name", REFERENCES)
+
+
+@pytest.fixture
+def observed(workspace, tiny_config):
+    """A function that gives y (6, 3, 32, 32) and m (6, 1, 32, 32) of the test images."""
+    data = load_prepared(tiny_config.data)
+
+    def of(corruption: str) -> tuple[torch.Tensor, torch.Tensor]:
+        images = CompleteImages(data, "test", mask_law(corruption), 0, "cpu")
+        x, m = images.batch(np.arange(len(images)))
+        return corrupt(x, m), m
+
+    return of
+
+
+@every_reference
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_references_keep_what_was_observed_to_the_bit_and_paint_the_rest(
+    observed, name, corruption
+):
+    y, m = observed(corruption)
+    before = y.clone()
+    filled = fill(name, y, m)
+    seen = m.expand_as(y) > 0
+    assert torch.equal(filled[seen], y[seen]) and torch.equal(y, before)
+    assert filled.shape == y.shape and filled.dtype == y.dtype
+    assert filled.isfinite().all() and filled.abs().max() <= 1
+    assert (filled[~seen] != 0).float().mean() > 0.9
+
+
+@every_reference
+def test_result_of_a_reference_does_not_depend_on_the_batch(observed, name):
+    y, m = observed("drop_pixel")
+    together = fill(name, y, m)
+    assert torch.equal(fill(name, y[2:3], m[2:3]), together[2:3])
+    assert torch.equal(fill(name, y.flip(0), m.flip(0)), together.flip(0))
+
+
+@every_reference
+def test_references_continue_an_image_of_one_colour(name):
+    colour = torch.tensor([51.0, 102.0, 204.0]) / 127.5 - 1
+    x = colour.view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    m = mask_law("drop_pixel").for_ids([0], 16, 0)
+    tolerance = 5 / 127.5 if name == "telea" else 1e-5  # whose 8 bits are rounded at every step
+    torch.testing.assert_close(fill(name, corrupt(x, m), m), x, rtol=0, atol=tolerance)
+
+
+def test_what_overshoots_is_clipped_where_it_is_missing(observed, monkeypatch):
+    y, m = observed("small_patch")
+    monkeypatch.setitem(REFERENCES, "wild", lambda y, missing: np.full_like(y, 7.0))
+    filled = fill("wild", y, m)
+    assert torch.equal(filled, torch.where(m > 0, y, 1.0))
+
+
+def image(*rows: list[float]) -> np.ndarray:
+    """(H, W, 3) from the rows of its first channel; the others are -1 times and half of it."""
+    first = np.asarray(rows, dtype=float)
+    return np.stack([first, -first, first / 2], axis=-1)
+
+
+def test_mean_fill_by_hand():
+    y = image([0.2, 0.0], [0.6, 0.1])
+    missing = np.array([[False, True], [False, False]])
+    filled = mean_fill(y, missing)
+    assert filled[0, 1] == pytest.approx([0.3, -0.3, 0.15])
+
+
+def test_linear_interpolation_by_hand():
+    # three observed pixels, whose triangle has (2, 2) on its long side
+    missing = np.full((5, 5), True)
+    y = np.zeros((5, 5, 3))
+    for place, value in (((1, 1), 0.1), ((1, 3), 0.5), ((3, 1), -0.3)):
+        missing[place], y[place] = False, value
+    filled = linear_interpolation(y, missing)[..., 0]
+    assert filled[1, 2] == pytest.approx((0.1 + 0.5) / 2)
+    assert filled[2, 1] == pytest.approx((0.1 - 0.3) / 2)
+    assert filled[2, 2] == pytest.approx((0.5 - 0.3) / 2)
+    # outside the triangle, the nearest observed pixel
+    assert filled[0, 0] == filled[0, 1] == 0.1 and filled[0, 4] == 0.5 and filled[4, 0] == -0.3
+    assert (y[missing] == 0).all()  # what was given is left as it is
+
+
+@pytest.mark.parametrize("reference", [biharmonic, linear_interpolation])
+def test_a_linear_ramp_is_continued_through_a_hole(reference):
+    i, j = np.mgrid[:12, :12]
+    ramp = image(*(0.05 * i - 0.03 * j))
+    missing = np.zeros((12, 12), dtype=bool)
+    missing[4:8, 3:9] = True
+    filled = reference(np.where(missing[..., None], 0.0, ramp), missing)
+    assert filled == pytest.approx(ramp, abs=1e-6)
+
+
+def test_biharmonic_follows_a_curve_that_linear_interpolation_cuts_off():
+    i, j = np.mgrid[:12, :12]
+    curve = image(*(i**2 / 144 + 0 * j))
+    missing = np.zeros((12, 12), dtype=bool)
+    missing[4:8, 4:8] = True
+    errors = [
+        np.abs(reference(np.where(missing[..., None], 0.0, curve), missing) - curve).max()
+        for reference in (biharmonic, linear_interpolation)
+    ]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_a_reference_gives_two_equal_samples(observed):
+    y, m = observed("small_patch")
+    samples, without_z = references.reconstruct("mean")(y, m, np.arange(len(y)))
+    assert samples.shape == (2, *y.shape)
+    assert all(torch.equal(one, fill("mean", y, m)) for one in (*samples, without_z))
+
+
+# The record
+
+
+@pytest.fixture
+def evaluated(workspace, tiny_config, monkeypatch):
+    """A function that evaluates a reference; its record is at ``evaluated.path``."""
+    monkeypatch.setattr(evaluation, "load_extractor", lambda device: MeanAndSpread())
+
+    def run(name="mean", **changes):
+        config = EvaluationConfig(**tiny_config.evaluation.model_dump() | changes)
+        return evaluate_reference(name, config, run.path)
+
+    run.path = workspace / "references" / "small_patch-mean.json"
+    return run
+
+
+@every_reference
+def test_a_reference_has_no_diversity_and_one_error(evaluated, name):
+    record = evaluated(name)
+    metrics = record["metrics"]
+    assert metrics["std"] == {"value": 0, "low": 0, "high": 0, "images": 6}
+    assert metrics["mse_best"] == metrics["mse_missing"] == metrics["mse_without_z"]
+    assert metrics["mse_missing"]["value"] > 0 and "FD-cheap" in metrics
+
+
+def test_record_of_a_reference_says_what_it_rests_on(evaluated, tiny_config):
+    record = evaluated()
+    assert read_json(evaluated.path) == record
+    assert record["config"] == tiny_config.evaluation.model_dump() and "commit" in record
+    assert record["rests_on"]["reference"] == "mean"
+    assert record["rests_on"]["data_checksum"] == load_prepared(tiny_config.data).checksum
+
+
+def test_error_of_mean_fill_is_that_of_the_test_images(evaluated, observed, tiny_config):
+    y, m = observed("small_patch")
+    data = CompleteImages(
+        load_prepared(tiny_config.data), "test", mask_law("small_patch"), 0, "cpu"
+    )
+    x, _ = data.batch(np.arange(6))
+    error = (fill("mean", y, m) - x).square().mean().item()
+    assert evaluated()["metrics"]["mse"]["value"] == pytest.approx(error, rel=1e-5)
+
+
+def test_a_reference_is_not_evaluated_twice(evaluated, monkeypatch):
+    record = evaluated()
+    before = (evaluated.path.stat().st_mtime_ns, evaluated.path.read_bytes())
+
+    def must_not_be_called(*_):
+        raise AssertionError("evaluated again")
+
+    monkeypatch.setattr(evaluation, "evaluate", must_not_be_called)
+    assert evaluated() == record
+    assert (evaluated.path.stat().st_mtime_ns, evaluated.path.read_bytes()) == before
+
+
+@pytest.mark.parametrize("change", [{"mask_seed": 1}, {"eval_images": 5}, {"eval_split": "validation"}, {"corruption": "one_patch"}])  # fmt: skip
+def test_a_reference_is_evaluated_again_where_something_else_is_measured(evaluated, change):
+    first = evaluated()
+    second = evaluated(**change)
+    assert second["metrics"]["mse"] != first["metrics"]["mse"]
+    assert read_json(evaluated.path) == second
+
+
+def test_a_record_that_rests_on_other_data_is_replaced(evaluated):
+    record = evaluated()
+    stale = record | {"rests_on": record["rests_on"] | {"data_checksum": "0" * 64}, "metrics": {}}
+    write_json(evaluated.path, stale)
+    assert evaluated()["metrics"] == record["metrics"]
+
+
+def test_record_of_a_reference_is_that_of_the_configuration_asked_for(evaluated):
+    evaluated()  # tables refuse a record of another configuration, whatever key it is
+    assert evaluated(eval_samples=3)["config"]["eval_samples"] == 3
