@@ -1,4 +1,5 @@
-"""``python -m paperlib prepare | train | evaluate | references | tables``, without notebooks."""
+"""``python -m paperlib prepare | train | evaluate | references | tables | inpaint``, without
+notebooks."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,9 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--corruption", help="only this corruption, e.g. small_patch")
         if name in ("train", "evaluate"):
             command.add_argument("--run", help="only this run, e.g. small_patch-both-seed0")
+    _add_inpaint(commands)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
+        if options.command == "inpaint":
+            return _inpaint(options)
         _run(options)
     except (ConfigurationError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -49,6 +54,54 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _add_inpaint(commands: Any) -> None:
+    command = commands.add_parser(
+        "inpaint",
+        help="fill in your own incomplete images with a trained run",
+        description="Missing pixels are given by NAME.mask.png beside NAME (white = observed), an "
+        "alpha channel, NaN, or a value. JPEG comes back as PNG, which keeps what was observed.",
+    )
+    command.add_argument("run_folder", metavar="RUN", type=Path, help="e.g. results/quick/runs/...")
+    command.add_argument("input", type=Path, help="an image or a folder of images")
+    command.add_argument("output", type=Path, help="a new folder")
+    command.add_argument("--samples", type=int, default=5, metavar="K", help="per image (5)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--missing", choices=("auto", "mask", "alpha", "nan"), default="auto")
+    command.add_argument("--missing-value", type=float, metavar="V", help="of missing pixels")
+    command.add_argument(
+        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="the values of black and white (all of an integer type; 0 and 1 for floats)",
+    )  # fmt: skip
+    command.add_argument("--max-pixels", type=int, default=100_000_000)
+    command.add_argument("--overwrite", action="store_true", help="write into a folder in use")
+
+
+def _inpaint(options: argparse.Namespace) -> int:
+    from paperlib.inpaint import InpaintError, Options, inpaint
+
+    if options.samples < 1:
+        print("error: --samples must be at least 1", file=sys.stderr)
+        return 2
+    how = Options(
+        samples=options.samples,
+        seed=options.seed,
+        rule=options.missing,
+        value=options.missing_value,
+        limits=tuple(options.range) if options.range else None,
+        max_pixels=options.max_pixels,
+    )
+    try:
+        failed = inpaint(options.run_folder, options.input, options.output, how, options.overwrite)
+    except InpaintError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for reason in failed.values():
+        print(f"error: {reason}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of the images could not be filled in", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -117,6 +117,29 @@ def comparison_figure(
     return figure
 
 
+def sheet_figure(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -> Figure:
+    """A contact sheet: one row an image, of any size: observation, sample, mean, std.
+
+    Args:
+        rows: name -> (three pictures (H, W, 1 or 3) in [0, 1], NaN where missing; std (H, W)).
+    """
+    figure, axes = plt.subplots(
+        len(rows), 4, figsize=(7.2, 1.85 * len(rows) + 0.2), squeeze=False, layout="constrained"
+    )
+    for row, (name, (pictures, deviation)) in zip(axes, rows.items(), strict=True):
+        for ax, picture in zip(row, pictures, strict=False):
+            picture = np.where(np.isnan(picture), MISSING_COLOUR, picture).clip(0, 1)
+            ax.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+        row[3].imshow(deviation, cmap="magma")
+        row[0].set_ylabel(name[-24:], fontsize=7)
+    for ax, title in zip(axes[0], ("observed", "one sample", "mean", "std"), strict=True):
+        ax.set_title(title, fontsize=9)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        sns.despine(ax=ax, left=True, bottom=True)
+    return figure
+
+
 def step_figure(
     panels: Mapping[str, np.ndarray], arrows: Sequence[tuple[str, str, str]], title: str = ""
 ) -> Figure:

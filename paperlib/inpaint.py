@@ -1,0 +1,256 @@
+"""Fill in a user's incomplete images with a trained run: samples, their mean, their spread.
+
+Images of any size: larger ones than the run was trained on are covered by overlapping tiles that
+share one z, and the tiles' answers are blended with weights that vanish towards their edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paperlib import records, seeds
+from paperlib.incomplete import (
+    MAX_PIXELS,
+    Incomplete,
+    from_unit,
+    incomplete_files,
+    read_incomplete,
+    to_unit,
+    value_range,
+    write_image,
+)
+from paperlib.models import Generator
+from paperlib.progress import Progress
+from paperlib.training import default_device, load_generator
+
+TILES = 64  # a forward pass; bounds the memory
+ON_SHEET = 12  # images on the contact sheet
+THUMBNAIL = 256  # pixels a side there
+
+
+class InpaintError(ValueError):
+    """What was asked for cannot be done; the message says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read the images, and how many samples to draw."""
+
+    samples: int = 5
+    seed: int = 0
+    rule: str = "auto"  # of missing pixels, see ``incomplete``
+    value: float | None = None  # that of missing pixels
+    limits: tuple[float, float] | None = None  # the values that stand for -1 and 1
+    max_pixels: int = MAX_PIXELS
+
+
+def inpaint(
+    run: Path,
+    source: Path,
+    output: Path,
+    options: Options,
+    overwrite: bool = False,
+    device: torch.device | str | None = None,
+) -> dict[Path, str]:
+    """Fill in an image, or every image of a folder, one after the other.
+
+    For NAME it writes into ``output`` NAME-sample1 ... NAME-sampleK, NAME-mean and NAME-std, in
+    the format of the input (PNG for JPEG, which would not keep what was observed), and for all of
+    them ``contact-sheet.png``. An image that fails does not stop the others.
+
+    Args:
+        run: the directory of a trained run.
+        source: an image or a folder.
+        output: a new or an empty folder, or any with ``overwrite``.
+        options: see ``Options``.
+
+    Returns:
+        the images that failed, each with the reason.
+
+    Raises:
+        InpaintError: there is no image, or ``output`` is not empty.
+        RunError: ``run`` is not a trained run.
+    """
+    if not source.exists():
+        raise InpaintError(f"{source} does not exist")
+    try:
+        files = [source] if source.is_file() else incomplete_files(source)
+    except ValueError as error:
+        raise InpaintError(str(error)) from None
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise InpaintError(f"{output} is not empty: choose another folder, or --overwrite")
+    root = source.parent if source.is_file() else source
+    device = torch.device(device or default_device())
+    G = load_generator(run, device)
+    size = records.load_config(run).size
+    failed: dict[Path, str] = {}
+    taken: set[Path] = set()
+    sheet: dict[str, dict[str, np.ndarray]] = {}
+    progress = Progress(len(files), f"filling in {len(files)} images x {options.samples} samples")
+    for path in files:
+        name = path.relative_to(root).as_posix()
+        try:
+            image = read_incomplete(path, options.rule, options.value, options.max_pixels)
+            results = fill_in(G, size, image, name, options)
+            target = (output / name).with_suffix(_suffix(path))
+            if target in taken:
+                raise ValueError(
+                    f"{path}: its results would replace those of another {target.name}"
+                )
+            taken.add(target)
+            shown = {"observed": _thumbnail(_seen(image))}
+            for label, values in results:
+                file = target.with_name(f"{path.stem}-{label}{target.suffix}")
+                records.write_atomically(file, lambda d, v=values, s=target.suffix: _write(d, v, s))
+                shown[label] = _thumbnail(values)
+            if len(sheet) < ON_SHEET:
+                sheet[name] = shown
+        except (ValueError, OSError, MemoryError) as error:
+            failed[path] = str(error) or type(error).__name__
+        progress.update()
+    progress.close()
+    if sheet:
+        _contact_sheet(output / "contact-sheet.png", sheet, options.limits)
+    return failed
+
+
+def fill_in(
+    G: Generator, size: int, image: Incomplete, name: str, options: Options
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield ("sample1", values), ..., ("mean", values), ("std", values), (H, W, C) each.
+
+    Samples and mean have the observed values of the input, to the bit; the std is in units of the
+    input's values, 0 where observed. Only two sums are held, so memory does not grow with K.
+    """
+    low, high = options.limits or value_range(image.values)
+    bands = image.values.shape[2]
+    if bands not in (1, 3):
+        raise ValueError(f"{name}: {bands} bands, but the run was trained on 3")
+    known = np.where(image.observed[..., None], image.values, low)
+    if (known < low).any() or (known > high).any():
+        raise ValueError(f"{name}: observed values lie outside {low:g} to {high:g}: give the range")
+    x = np.where(image.observed[..., None], to_unit(known, low, high), 0)
+    y = torch.from_numpy(x).permute(2, 0, 1).expand(3, -1, -1)  # (3, H, W); grey three times
+    m = torch.from_numpy(image.observed)[None].float()  # (1, H, W)
+    mean, squares = np.zeros(x.shape), np.zeros(x.shape)
+    dtype = image.values.dtype
+    for k in range(options.samples):
+        z = torch.randn(G.nz, generator=seeds.generator(options.seed, "inpaint", name, k))
+        filled = reconstruct_tiled(G, y, m, z, size)  # (3, H, W)
+        sample = (filled if bands == 3 else filled.mean(0, keepdim=True)).permute(1, 2, 0).numpy()
+        change = sample - mean  # Welford's running mean and sum of squares
+        mean += change / (k + 1)
+        squares += change * (sample - mean)
+        yield f"sample{k + 1}", _observed_kept(image, from_unit(sample, low, high, dtype))
+    yield "mean", _observed_kept(image, from_unit(mean, low, high, dtype))
+    std = np.sqrt(squares / max(options.samples - 1, 1)) * (high - low) / 2
+    std = np.where(image.observed[..., None], 0, std)
+    yield "std", (std.round() if dtype.kind == "u" else std).astype(dtype)
+
+
+def _observed_kept(image: Incomplete, values: np.ndarray) -> np.ndarray:
+    return np.where(image.observed[..., None], image.values, values)
+
+
+@torch.inference_mode()
+def reconstruct_tiled(G: Generator, y: Tensor, m: Tensor, z: Tensor, size: int) -> Tensor:
+    """G's answer for an image of any size, from overlapping tiles with one z.
+
+    Args:
+        G: a trained generator for ``size`` x ``size`` images.
+        y: observation, (3, H, W), in [-1, 1], 0 where missing.
+        m: mask, (1, H, W), 1 = observed.
+        z: (nz,).
+        size: of the tiles, pixels.
+
+    Returns:
+        (3, H, W) on the CPU; where ``m`` is 1, arbitrary.
+    """
+    device = next(G.parameters()).device
+    _, height, width = y.shape
+    pad = (0, max(size - width, 0), 0, max(size - height, 0))  # small ones: missing pixels beside
+    y, m = (torch.nn.functional.pad(t, pad) for t in (y, m))
+    window = tile_window(size, G.border)  # (size, size)
+    total = torch.zeros_like(y)
+    weight = torch.zeros_like(m)
+    places = [
+        (top, left)
+        for top in tile_starts(y.shape[1], size)
+        for left in tile_starts(y.shape[2], size)
+        if (m[:, top : top + size, left : left + size] == 0).any()  # else nothing to fill in
+    ]
+    for start in range(0, len(places), TILES):
+        chunk = places[start : start + TILES]
+        ys, ms = (
+            torch.stack([t[:, a : a + size, b : b + size] for a, b in chunk]).to(device)
+            for t in (y, m)
+        )
+        tiles = G(ys, ms, z.to(device).expand(len(chunk), -1)).cpu()  # (tiles, 3, size, size)
+        for (a, b), tile in zip(chunk, tiles, strict=True):
+            total[:, a : a + size, b : b + size] += window * tile
+            weight[:, a : a + size, b : b + size] += window
+    return (total / weight.clamp(min=1e-12))[:, :height, :width]
+
+
+def tile_starts(length: int, size: int) -> list[int]:
+    """Where tiles begin along a side: every half tile, the last one flush with the end."""
+    return [*range(0, max(length - size, 0), size // 2), max(length - size, 0)]
+
+
+def tile_window(size: int, border: int = 0) -> Tensor:
+    """Weights of a tile's pixels, (size, size): falling to the edges, nearly 0 on the border that
+    the run's masks never observe, above 0 everywhere, for the pixels that no other tile covers."""
+    place = torch.arange(size) + 0.5
+    ramp = torch.minimum(place, size - place) / (size / 2)  # (size,)
+    if border:
+        ramp[:border] *= 1e-3
+        ramp[-border:] *= 1e-3
+    return torch.outer(ramp, ramp)
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return ".png" if suffix in (".jpg", ".jpeg") else suffix  # JPEG would not keep what was seen
+
+
+def _seen(image: Incomplete) -> np.ndarray:
+    """(H, W, C) float, NaN where missing."""
+    return np.where(image.observed[..., None], image.values.astype(float), np.nan)
+
+
+def _thumbnail(values: np.ndarray) -> np.ndarray:
+    """Every n-th pixel, at most THUMBNAIL a side: what the contact sheet holds of an image."""
+    step = -(-max(values.shape[:2]) // THUMBNAIL)
+    return values[::step, ::step]
+
+
+def _write(draft: Path, values: np.ndarray, suffix: str) -> None:
+    """``write_image`` under the temporary name, which has no suffix."""
+    named = draft.with_name(draft.name + suffix)
+    try:
+        write_image(named, values)
+        named.replace(draft)
+    finally:
+        named.unlink(missing_ok=True)
+
+
+def _contact_sheet(
+    path: Path, sheet: dict[str, dict[str, np.ndarray]], limits: tuple[float, float] | None
+) -> None:
+    from paperlib.plots import sheet_figure
+
+    rows = {}
+    for name, shown in sheet.items():
+        low, high = limits or value_range(shown["mean"])
+        pictures = [
+            (shown[k].astype(float) - low) / (high - low) for k in ("observed", "sample1", "mean")
+        ]
+        rows[name] = (pictures, shown["std"].astype(float).mean(axis=2))
+    figure = sheet_figure(rows)
+    records.write_atomically(path, lambda draft: figure.savefig(draft, format="png"))
