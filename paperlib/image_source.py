@@ -1,0 +1,92 @@
+"""What all sources of images share: their face, and how one image file is read safely."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000  # of an image, where the configuration gives no max_pixels
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names it and says what to do."""
+
+
+class Source:
+    """Lists string ids and reads one image by id.
+
+    It raises DataError where the whole source is unusable, and ValueError or OSError where one
+    image is.
+    """
+
+    crop: str  # how an image becomes size x size, for the manifest
+
+    @property
+    def ids(self) -> Collection[str]:
+        """All ids, in an order that depends on the source alone."""
+        raise NotImplementedError
+
+    def read(self, image_id: str) -> np.ndarray:
+        """The image as uint8 (size, size, 3). Called by several threads at once."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Changes when the source's files change; cheap to compute."""
+        raise NotImplementedError
+
+    def official(self) -> np.ndarray:
+        """(len(ids),) uint8, the distributed partition: 0 training, 1 validation, 2 test."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of open files."""
+
+
+def open_image(file: Path | IO[bytes], max_pixels: int) -> Image.Image:
+    """An image of which only the header is read: its pixels are decoded when they are asked for.
+
+    Raises:
+        ValueError: not an image, or one of more than ``max_pixels`` pixels.
+    """
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        raise ValueError("not an image that Pillow can read") from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit, above any max_pixels
+        raise ValueError(f"more pixels than max_pixels ({max_pixels}) allows: {error}") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise ValueError(f"{width} x {height} px, more than max_pixels ({max_pixels}) allows")
+    return image
+
+
+def central_square(image: Image.Image, size: int) -> np.ndarray:
+    """The short side resized to ``size`` by area averaging, the centre cropped: (size, size, 3).
+
+    Raises:
+        ValueError: the image is smaller than that, or has more than 8 bits a channel.
+        OSError: it is truncated or damaged.
+    """
+    width, height = image.size
+    if min(width, height) < size:
+        raise ValueError(f"{width} x {height} px, smaller than the {size} px crop")
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"more than 8 bits a channel (mode {image.mode}): not supported")
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BOX))
+
+
+def fingerprint_of_files(folder: Path, names: Collection[str]) -> str:
+    """A digest of the names, sizes and times of change of files or folders below ``folder``."""
+    digest = hashlib.sha256()
+    for name in names:
+        stat = (folder / name).stat()
+        line = f"{name} {stat.st_size} {stat.st_mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
