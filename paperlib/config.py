@@ -49,13 +49,16 @@ class _Strict(BaseModel):
 class DataConfig(_Strict):
     """Which images, at what size, split how."""
 
-    dataset: str = "bluemarble"  # bluemarble | celeba | folder
-    source: str | None = None  # zip or folder of celeba and folder, relative to the repository
+    dataset: str = "bluemarble"  # bluemarble | celeba | lsun | recipe1m | folder
+    source: str | None = None  # zip or folder of all but bluemarble, relative to the repository
     size: int = Field(32, ge=8, le=512)  # image side, pixels
-    split: Literal["auto", "random", "region", "file"] = "auto"  # file: the test images last
+    # file: the test images last; official: the partition that celeba and recipe1m come with
+    split: Literal["auto", "random", "region", "file", "official"] = "auto"
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
     test: float = Field(0.10, ge=0)  # likewise
     split_seed: int = 0
+    # An image of more is left out, undecoded; None: 100 million. Pillow has a limit of its own.
+    max_pixels: int | None = Field(None, ge=1, le=178_956_970)
 
     @field_validator("validation", "test", mode="before")
     @classmethod
@@ -71,6 +74,8 @@ class DataConfig(_Strict):
         values = {key: getattr(self, key) for key in DataConfig.model_fields}
         if values == DataConfig(dataset=self.dataset, size=self.size).model_dump():
             return f"{self.dataset}-{self.size}"
+        if self.max_pixels is None:
+            del values["max_pixels"]  # which came later: the names of older folders stay
         return f"{self.dataset}-{self.size}-{fold(json.dumps(values)) % 16**6:06x}"
 
 

