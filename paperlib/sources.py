@@ -1,4 +1,4 @@
-"""Where images come from: NASA's Blue Marble (the embedded default), folders, the paper's data sets.
+"""Where images come from: NASA's Blue Marble (the embedded default), folders, and the paper's sets.
 
 CelebA, LSUN bedrooms and Recipe1M have modules of their own.
 """

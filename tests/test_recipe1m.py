@@ -25,7 +25,7 @@ def hexadecimal(text: str) -> str:
 
 
 class Kitchen:
-    """A small Recipe1M below a folder: recipe k is of partition k % 3, and as many images in all."""
+    """A small Recipe1M below a folder: recipe k of partition k % 3, as many images as recipes."""
 
     def __init__(self, folder: Path, recipes: int = 36, per_partition: bool = True) -> None:
         self.folder, self.per_partition = folder, per_partition
