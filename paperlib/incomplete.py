@@ -15,22 +15,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import tifffile
 from PIL import Image
+
+from paperlib.image_source import MAX_PIXELS, open_image
 
 RULES = ("auto", "mask", "alpha", "nan", "value")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"}
 MASK = ".mask.png"
 MAX_BANDS = 16
-MAX_PIXELS = 100_000_000
+
+Limit = float | np.ndarray  # one for all bands, or one a band (C,)
 
 
 @dataclass(frozen=True)
 class Incomplete:
     """An image as it was read."""
 
-    values: np.ndarray  # (H, W, C) uint8, uint16 or float32; anything where missing
+    values: np.ndarray  # (H, W, C) uint8, uint16, float32 or float64; anything where missing
     observed: np.ndarray  # (H, W) bool
     rule: str  # how it said what is missing
 
@@ -98,61 +102,89 @@ def read_incomplete(
 
 def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Values (H, W, C) as stored, and the alpha channel (H, W) if there is one."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix not in SUFFIXES:
+            raise ValueError(f"unknown suffix {suffix!r} (known: {', '.join(sorted(SUFFIXES))})")
+        if suffix == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            _check_size(array.shape, max_pixels)
+            return _as_bands(np.asarray(array)), None
+        if suffix in (".tif", ".tiff"):
+            return _decode_tiff(path, max_pixels)
+        with open_image(path, max_pixels) as image:
+            if any(";16" in str(tile.args) for tile in image.tile) and image.mode != "I;16":
+                array = _decode_16_bits(path)  # which Pillow would bring down to 8
+            else:
+                if image.mode == "P":
+                    image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+                elif image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+                    image = image.convert("RGB")
+                array = np.asarray(image)
+        if array.ndim == 3 and array.shape[2] in (2, 4):
+            return _as_bands(array[..., :-1]), array[..., -1]
+        return _as_bands(array), None
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        said = reason if isinstance(error, ValueError) else f"cannot be decoded ({reason})"
+        raise ValueError(f"{path}: {said}") from None
+
+
+def _decode_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        _check_size((page.imagelength, page.imagewidth), max_pixels)
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            raise ValueError("a TIFF with a palette: save it as grey or RGB")
+        array = file.asarray()
+        planar = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3
+        colours = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+        extra = page.extrasamples if page.photometric in colours else ()
+    array = np.moveaxis(array, 0, 2) if planar else array
+    if len(extra) == 1 and extra[0] in (1, 2) and array.ndim == 3 and array.shape[2] in (2, 4):
+        return _as_bands(array[..., :-1]), array[..., -1]
+    return _as_bands(array), None
+
+
+def _decode_16_bits(path: Path) -> np.ndarray:
+    """(H, W, 3 or 4) uint16 from a PNG, in the order R, G, B, A."""
+    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16 or array.ndim != 3:
+        raise ValueError("a PNG of 16 bits that OpenCV cannot read")
+    return array[..., [2, 1, 0, *range(3, array.shape[2])]]
+
+
+def image_shape(path: Path) -> tuple[int, int]:
+    """(height, width), from the header alone where the format has one; ValueError names the file."""
     try:
         if path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            _check_size(path, array.shape, max_pixels)
-            return _as_bands(path, np.asarray(array)), None
+            return np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
-                page = file.pages[0]
-                _check_size(path, (page.imagelength, page.imagewidth), max_pixels)
-                array = file.asarray()
-                planar = page.planarconfig == 2 and array.ndim == 3
-                extra = page.extrasamples if page.photometric in (1, 2) else ()
-            values = _as_bands(path, np.moveaxis(array, 0, 2) if planar else array)
-            is_alpha = len(extra) == 1 and extra[0] in (1, 2) and values.shape[2] in (2, 4)
-            return (values[..., :-1], values[..., -1]) if is_alpha else (values, None)
-        Image.MAX_IMAGE_PIXELS = None  # the limit here is max_pixels
+                return file.pages[0].imagelength, file.pages[0].imagewidth
         with Image.open(path) as image:
-            _check_size(path, image.size, max_pixels)
-            if image.mode == "P":
-                image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-            if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-                image = image.convert("RGB")
-            array = np.asarray(image)
-            alpha = array[..., -1] if image.mode in ("LA", "RGBA") else None
-        if alpha is not None:
-            array = array[..., :-1]
-        return _as_bands(path, array, grey_alpha=alpha is not None), alpha
-    except ValueError as error:
-        text = str(error)
-        raise ValueError(text if str(path) in text else f"{path}: {text}") from None
-    except Exception as error:  # decoders raise nearly anything on damaged files
+            return image.height, image.width
+    except Exception as error:
         raise ValueError(f"{path}: cannot be decoded ({error})") from None
 
 
-def _check_size(path: Path, shape: tuple[int, ...], max_pixels: int) -> None:
+def _check_size(shape: tuple[int, ...], max_pixels: int) -> None:
     if len(shape) < 2 or (pixels := shape[0] * shape[1]) < 1:
-        raise ValueError(f"{path}: not an image, its shape is {tuple(shape)}")
+        raise ValueError(f"not an image, its shape is {tuple(shape)}")
     if pixels > max_pixels:
-        raise ValueError(
-            f"{path}: {shape[0]} x {shape[1]} is more than {max_pixels} pixels (max_pixels)"
-        )
+        raise ValueError(f"{shape[1]} x {shape[0]} px, more than max_pixels ({max_pixels}) allows")
 
 
-def _as_bands(path: Path, array: np.ndarray, grey_alpha: bool = False) -> np.ndarray:
-    """(H, W, C) uint8, uint16 or float32."""
+def _as_bands(array: np.ndarray) -> np.ndarray:
+    """(H, W, C) uint8, uint16, float32 or float64."""
     if array.ndim == 2:
         array = array[..., None]
-    if array.ndim != 3 or not 1 <= array.shape[2] <= MAX_BANDS + 1:
-        raise ValueError(
-            f"{path}: shape {array.shape}; expected (H, W) or (H, W, C), C up to {MAX_BANDS}"
-        )
+    if array.ndim != 3 or not 1 <= array.shape[2] <= MAX_BANDS:
+        raise ValueError(f"shape {array.shape}; expected (H, W) or (H, W, C), C up to {MAX_BANDS}")
     if array.dtype.kind == "f":
-        return np.asarray(array, dtype=np.float32)
+        return np.asarray(array, dtype=np.float64 if array.dtype.itemsize == 8 else np.float32)
     if array.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: values are {array.dtype}; expected uint8, uint16 or float")
+        raise ValueError(f"values are {array.dtype}; expected uint8, uint16 or float")
     return array
 
 
@@ -161,15 +193,15 @@ def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     try:
-        mask = np.asarray(Image.open(path).convert("L"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be decoded ({error})") from None
-    if mask.shape != shape:
-        raise ValueError(
-            f"{path}: a mask of {mask.shape[0]} x {mask.shape[1]} pixels for an image of "
-            f"{shape[0]} x {shape[1]}"
-        )
-    return mask >= 128
+        with open_image(path, MAX_PIXELS) as image:
+            width, height = image.size
+            if (height, width) != shape:
+                raise ValueError(
+                    f"a mask of {width} x {height} px for an image of {shape[1]} x {shape[0]}"
+                )
+            return np.asarray(image.convert("L")) >= 128
+    except (ValueError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def value_range(values: np.ndarray) -> tuple[float, float]:
@@ -177,12 +209,12 @@ def value_range(values: np.ndarray) -> tuple[float, float]:
     return (0.0, float(np.iinfo(values.dtype).max)) if values.dtype.kind == "u" else (0.0, 1.0)
 
 
-def to_unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def to_unit(values: np.ndarray, low: Limit, high: Limit) -> np.ndarray:
     """Values (..., C) scaled from [low, high] to float32 [-1, 1]."""
     return ((values.astype(np.float64) - low) * (2 / (high - low)) - 1).astype(np.float32)
 
 
-def from_unit(x: np.ndarray, low: float, high: float, dtype: np.dtype) -> np.ndarray:
+def from_unit(x: np.ndarray, low: Limit, high: Limit, dtype: np.dtype) -> np.ndarray:
     """The inverse of ``to_unit``: integers are rounded and clipped."""
     values = (x.astype(np.float64) + 1) * ((high - low) / 2) + low
     if np.dtype(dtype).kind == "u":
@@ -191,10 +223,7 @@ def from_unit(x: np.ndarray, low: float, high: float, dtype: np.dtype) -> np.nda
 
 
 def write_image(path: Path, values: np.ndarray) -> None:
-    """Write (H, W, C) without loss in the format of the suffix: PNG, WebP, TIFF or .npy.
-
-    A PNG of more than 8 bits must be grey, which is all that Pillow writes.
-    """
+    """Write (H, W, C) without loss in the format of the suffix: PNG, WebP, TIFF or .npy."""
     array = values[..., 0] if values.shape[2] == 1 else values
     suffix = path.suffix.lower()
     if suffix == ".npy":
@@ -202,7 +231,13 @@ def write_image(path: Path, values: np.ndarray) -> None:
             np.save(file, array)
     elif suffix in (".tif", ".tiff"):
         photometric = "rgb" if values.shape[2] == 3 else "minisblack"
-        tifffile.imwrite(path, array, photometric=photometric)
+        planes = {} if array.ndim == 2 else {"planarconfig": "contig"}
+        tifffile.imwrite(path, array, photometric=photometric, **planes)
+    elif values.dtype == np.uint16 and values.shape[2] == 3:  # which Pillow cannot write
+        done, content = cv2.imencode(".png", np.ascontiguousarray(values[..., ::-1]))
+        if not done:
+            raise ValueError(f"{path}: OpenCV could not write it")
+        path.write_bytes(content.tobytes())
     else:
         image = Image.fromarray(array)
         image.save(

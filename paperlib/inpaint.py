@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from paperlib import records, seeds
+from paperlib.config import RunConfig
 from paperlib.incomplete import (
     MAX_PIXELS,
     Incomplete,
@@ -83,12 +84,17 @@ def inpaint(
         files = [source] if source.is_file() else incomplete_files(source)
     except ValueError as error:
         raise InpaintError(str(error)) from None
+    if output.exists() and not output.is_dir():
+        raise InpaintError(f"{output} is a file: choose a folder")
+    if options.limits and not -np.inf < options.limits[0] < options.limits[1] < np.inf:
+        raise InpaintError(f"--range must be two numbers, the lower first, got {options.limits}")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise InpaintError(f"{output} is not empty: choose another folder, or --overwrite")
     root = source.parent if source.is_file() else source
     device = torch.device(device or default_device())
     G = load_generator(run, device)
-    size = records.load_config(run).size
+    config = records.load_config(run)
+    trained_on = records.read_json(run / "record.json").get("limits")
     failed: dict[Path, str] = {}
     taken: set[Path] = set()
     sheet: dict[str, dict[str, np.ndarray]] = {}
@@ -97,53 +103,76 @@ def inpaint(
         name = path.relative_to(root).as_posix()
         try:
             image = read_incomplete(path, options.rule, options.value, options.max_pixels)
-            results = fill_in(G, size, image, name, options)
+            results = fill_in(G, config, image, name, options, trained_on)
             target = (output / name).with_suffix(_suffix(path))
             if target in taken:
                 raise ValueError(
                     f"{path}: its results would replace those of another {target.name}"
                 )
-            taken.add(target)
             shown = {"observed": _thumbnail(_seen(image))}
             for label, values in results:
                 file = target.with_name(f"{path.stem}-{label}{target.suffix}")
                 records.write_atomically(file, lambda d, v=values, s=target.suffix: _write(d, v, s))
                 shown[label] = _thumbnail(values)
+            taken.add(target)
             if len(sheet) < ON_SHEET:
                 sheet[name] = shown
-        except (ValueError, OSError, MemoryError) as error:
-            failed[path] = str(error) or type(error).__name__
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:  # Runtime: torch's memory
+            reason = " ".join(str(error).split()) or type(error).__name__
+            failed[path] = reason if path.name in reason else f"{path}: {reason}"
         progress.update()
     progress.close()
     if sheet:
-        _contact_sheet(output / "contact-sheet.png", sheet, options.limits)
+        _contact_sheet(output / "contact-sheet.png", sheet)
     return failed
 
 
 def fill_in(
-    G: Generator, size: int, image: Incomplete, name: str, options: Options
+    G: Generator,
+    config: RunConfig,
+    image: Incomplete,
+    name: str,
+    options: Options,
+    trained_on: list[tuple[float, float]] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield ("sample1", values), ..., ("mean", values), ("std", values), (H, W, C) each.
 
     Samples and mean have the observed values of the input, to the bit; the std is in units of the
     input's values, 0 where observed. Only two sums are held, so memory does not grow with K.
+
+    Args:
+        G: the averaged generator of a run.
+        config: of the run.
+        image: what to fill in.
+        name: of the image; its z are a function of (seed, name, number of the sample).
+        options: see ``Options``.
+        trained_on: the values of each band that stood for -1 and 1 in training, where the run
+            was trained on incomplete images.
+
+    Raises:
+        ValueError: the image does not fit the run; the message names it.
     """
-    low, high = options.limits or value_range(image.values)
     bands = image.values.shape[2]
-    if bands not in (1, 3):
-        raise ValueError(f"{name}: {bands} bands, but the run was trained on 3")
+    if bands != config.bands and (bands, config.bands) != (1, 3):  # grey is filled in as RGB
+        raise ValueError(f"{name}: {bands} bands, but the run was trained on {config.bands}")
+    ranges = [options.limits] if options.limits else trained_on or [value_range(image.values)]
+    low, high = np.broadcast_to(np.array(ranges, dtype=float), (bands, 2)).T  # (C,) each
     known = np.where(image.observed[..., None], image.values, low)
-    if (known < low).any() or (known > high).any():
-        raise ValueError(f"{name}: observed values lie outside {low:g} to {high:g}: give the range")
-    x = np.where(image.observed[..., None], to_unit(known, low, high), 0)
-    y = torch.from_numpy(x).permute(2, 0, 1).expand(3, -1, -1)  # (3, H, W); grey three times
+    if trained_on is None and ((known < low).any() or (known > high).any()):
+        raise ValueError(
+            f"{name}: observed values lie outside {low[0]:g} to {high[0]:g}: give the range"
+        )
+    x = np.where(image.observed[..., None], to_unit(known, low, high).clip(-1, 1), 0)
+    y = torch.from_numpy(x).permute(2, 0, 1).expand(config.bands, -1, -1)  # (C, H, W)
     m = torch.from_numpy(image.observed)[None].float()  # (1, H, W)
     mean, squares = np.zeros(x.shape), np.zeros(x.shape)
     dtype = image.values.dtype
     for k in range(options.samples):
         z = torch.randn(G.nz, generator=seeds.generator(options.seed, "inpaint", name, k))
-        filled = reconstruct_tiled(G, y, m, z, size)  # (3, H, W)
-        sample = (filled if bands == 3 else filled.mean(0, keepdim=True)).permute(1, 2, 0).numpy()
+        filled = reconstruct_tiled(G, y, m, z, config.size)  # (C, H, W)
+        if bands < config.bands:
+            filled = filled.mean(0, keepdim=True)
+        sample = filled.permute(1, 2, 0).numpy()  # (H, W, C)
         change = sample - mean  # Welford's running mean and sum of squares
         mean += change / (k + 1)
         squares += change * (sample - mean)
@@ -164,13 +193,13 @@ def reconstruct_tiled(G: Generator, y: Tensor, m: Tensor, z: Tensor, size: int) 
 
     Args:
         G: a trained generator for ``size`` x ``size`` images.
-        y: observation, (3, H, W), in [-1, 1], 0 where missing.
+        y: observation, (C, H, W), in [-1, 1], 0 where missing.
         m: mask, (1, H, W), 1 = observed.
         z: (nz,).
         size: of the tiles, pixels.
 
     Returns:
-        (3, H, W) on the CPU; where ``m`` is 1, arbitrary.
+        (C, H, W) on the CPU; where ``m`` is 1, arbitrary.
     """
     device = next(G.parameters()).device
     _, height, width = y.shape
@@ -191,7 +220,7 @@ def reconstruct_tiled(G: Generator, y: Tensor, m: Tensor, z: Tensor, size: int) 
             torch.stack([t[:, a : a + size, b : b + size] for a, b in chunk]).to(device)
             for t in (y, m)
         )
-        tiles = G(ys, ms, z.to(device).expand(len(chunk), -1)).cpu()  # (tiles, 3, size, size)
+        tiles = G(ys, ms, z.to(device).expand(len(chunk), -1)).cpu()  # (tiles, C, size, size)
         for (a, b), tile in zip(chunk, tiles, strict=True):
             total[:, a : a + size, b : b + size] += window * tile
             weight[:, a : a + size, b : b + size] += window
@@ -227,7 +256,7 @@ def _seen(image: Incomplete) -> np.ndarray:
 def _thumbnail(values: np.ndarray) -> np.ndarray:
     """Every n-th pixel, at most THUMBNAIL a side: what the contact sheet holds of an image."""
     step = -(-max(values.shape[:2]) // THUMBNAIL)
-    return values[::step, ::step]
+    return values[::step, ::step].copy()  # a view would keep the whole
 
 
 def _write(draft: Path, values: np.ndarray, suffix: str) -> None:
@@ -240,17 +269,21 @@ def _write(draft: Path, values: np.ndarray, suffix: str) -> None:
         named.unlink(missing_ok=True)
 
 
-def _contact_sheet(
-    path: Path, sheet: dict[str, dict[str, np.ndarray]], limits: tuple[float, float] | None
-) -> None:
+def _contact_sheet(path: Path, sheet: dict[str, dict[str, np.ndarray]]) -> None:
+    """The first three bands as colours, each image from its least to its greatest value."""
+    import matplotlib.pyplot as plt
+
     from paperlib.plots import sheet_figure
 
     rows = {}
     for name, shown in sheet.items():
-        low, high = limits or value_range(shown["mean"])
+        low, high = np.nanmin(shown["observed"]), np.nanmax(shown["observed"])
+        bands = 3 if shown["mean"].shape[2] >= 3 else 1
         pictures = [
-            (shown[k].astype(float) - low) / (high - low) for k in ("observed", "sample1", "mean")
+            (shown[k][..., :bands].astype(float) - low) / max(high - low, 1e-9)
+            for k in ("observed", "sample1", "mean")
         ]
         rows[name] = (pictures, shown["std"].astype(float).mean(axis=2))
     figure = sheet_figure(rows)
     records.write_atomically(path, lambda draft: figure.savefig(draft, format="png"))
+    plt.close(figure)
