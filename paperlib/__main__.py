@@ -1,5 +1,5 @@
-"""``python -m paperlib prepare | train | evaluate | references | tables | inpaint``, without
-notebooks."""
+"""``python -m paperlib prepare | describe | train | evaluate | references | tables | inpaint``,
+without notebooks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     helps = {
         "prepare": "decode and split the data set of a profile",
+        "describe": "say what a profile's incomplete images hold, and whether anything looks wrong",
         "train": "train the runs of a profile, or the one named; goes on where it stopped",
         "evaluate": "evaluate the trained runs of a profile, or the one named",
         "references": "evaluate what fills in without learning, on the images of a profile",
@@ -116,6 +117,9 @@ def _run(options: argparse.Namespace) -> None:
             done = prepare(config, strict=options.strict)
             print(f"{done.folder}: {done.manifest['count']} images")
         return
+    if options.command == "describe":
+        _describe(runs[0], paths.RESULTS / profile / "observed-by.png")
+        return
     if options.command == "references":
         _evaluate_references(options.profile, options.corruption)
         return
@@ -145,6 +149,18 @@ def _run(options: argparse.Namespace) -> None:
             from paperlib.evaluation import evaluate_run
 
             evaluate_run(folder)
+
+
+def _describe(run: RunConfig, picture: Path) -> None:
+    from paperlib.data import prepare
+    from paperlib.describe import describe
+    from paperlib.plots import observed_by_figure
+    from paperlib.records import write_atomically
+
+    described = describe(prepare(run.data))
+    figure = observed_by_figure(described.observed_by)
+    write_atomically(picture, lambda draft: figure.savefig(draft, format="png"))
+    print(f"{described}\n{picture}: by how many images each pixel is observed")
 
 
 def _evaluate_references(profile: str, corruption: str | None) -> None:

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from paperlib.config import RunConfig
-from paperlib.corruption import MaskLaw, composite, corrupt, mask_law
-from paperlib.data import Observations
+from paperlib.corruption import MaskLaw, composite, corrupt
+from paperlib.data import Observations, law_of
 from paperlib.losses import (
     ADVERSARIAL,
     Latent,
@@ -55,10 +55,9 @@ class Networks:
 def build_generator(config: RunConfig, spectral: bool = True) -> Generator:
     """G for the configuration's size and corruption, randomly initialised."""
     c = config
-    border = mask_law(c.corruption).interior_border(c.size)
     return Generator(
-        c.size, c.g_channels, c.nz, c.patch, c.attention, c.z_injection, border,
-        c.z_start, c.start_from_fill, spectral,
+        c.size, c.g_channels, c.nz, c.patch, c.attention, c.z_injection, c.border,
+        c.z_start, c.start_from_fill, c.bands, spectral,
     )  # fmt: skip
 
 
@@ -67,8 +66,8 @@ def build_networks(config: RunConfig) -> Networks:
     c = config
     return Networks(
         G=build_generator(c),
-        D=Discriminator(c.size, c.d_channels, c.patch, c.attention),
-        E=Encoder(c.size, c.e_channels, c.nz, c.patch),
+        D=Discriminator(c.size, c.d_channels, c.patch, c.attention, c.bands),
+        E=Encoder(c.size, c.e_channels, c.nz, c.patch, c.bands),
     )
 
 
@@ -111,7 +110,7 @@ def forward(
     batch, _, size, _ = y.shape
 
     # Line 3: fresh masks
-    m_tilde = p_m.sample(batch, size, generator)  # (B, 1, H, W)
+    m_tilde = p_m.sample(batch, size, generator, m)  # (B, 1, H, W)
     # Line 4: latent codes
     z = torch.randn(batch, config.nz, generator=generator, device=y.device)  # (B, nz)
     # Line 6: reconstruct; observed pixels pass unchanged (equation 4)
@@ -191,7 +190,7 @@ class Algorithm1:
     def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
         self.batches_per_step = config.accumulate
-        self.p_m = mask_law(config.corruption)
+        self.p_m = law_of(config)
         self.nets = self.build_networks(config)
         for net in vars(self.nets).values():
             net.to(device, memory_format=torch.channels_last)

@@ -18,8 +18,13 @@ from torch import Tensor, nn
 
 from paperlib.algorithm1 import Algorithm1, Networks, build_generator, build_networks
 from paperlib.config import RunConfig
-from paperlib.corruption import composite, corrupt, mask_law
-from paperlib.data import Observations, PairedCompleteImages, UnpairedCompleteImages
+from paperlib.corruption import composite, corrupt
+from paperlib.data import (
+    Observations,
+    PairedCompleteImages,
+    UnpairedCompleteImages,
+    law_of,
+)
 from paperlib.losses import ADVERSARIAL, Wasserstein, gradient_penalty, observation_error
 from paperlib.models import DataGenerator, Discriminator, Generator
 
@@ -78,8 +83,9 @@ class Paired(Unpaired):
 
     @staticmethod
     def build_networks(config: RunConfig) -> Networks:
-        D = Discriminator(config.size, config.d_channels, config.patch, config.attention, c_in=6)
-        return replace(build_networks(config), D=D)
+        c = config
+        D = Discriminator(c.size, c.d_channels, c.patch, c.attention, c_in=2 * c.bands)
+        return replace(build_networks(c), D=D)
 
     def judged(self, image: Tensor, p: Supervised) -> Tensor:
         return torch.cat([image, p.y], dim=1)  # (B, 6, H, W): D, too, knows what was observed
@@ -104,8 +110,9 @@ class MisGANNetworks:
 def build_data_generator(config: RunConfig, spectral: bool = True) -> DataGenerator:
     """G_x for the configuration's size and corruption, randomly initialised."""
     c = config
-    border = mask_law(c.corruption).interior_border(c.size)
-    return DataGenerator(c.size, c.g_channels, c.nz_x, c.patch, c.attention, border, spectral)
+    return DataGenerator(
+        c.size, c.g_channels, c.nz_x, c.patch, c.attention, c.border, c.bands, spectral
+    )
 
 
 @dataclass
@@ -135,9 +142,9 @@ class MisGAN:
     def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
         c = self.config = config
         self.batches_per_step = c.critic_steps
-        self.p_m = mask_law(c.corruption)
+        self.p_m = law_of(c)
         # no spectral normalisation in the critics: the gradient penalty holds them
-        critic = {"patch": c.patch, "attention": c.attention, "spectral": False}
+        critic = {"patch": c.patch, "attention": c.attention, "c_in": c.bands, "spectral": False}
         self.nets = MisGANNetworks(
             G=build_generator(c),
             D=Discriminator(c.size, c.d_channels, **critic),
@@ -155,7 +162,7 @@ class MisGAN:
         """Generate, mask afresh, and impute."""
         c, device = self.config, y.device
         code = torch.randn(len(y), c.nz_x, generator=generator, device=device)  # (B, nz_x)
-        m_tilde = self.p_m.sample(len(y), c.size, generator)  # (B, 1, H, W)
+        m_tilde = self.p_m.sample(len(y), c.size, generator, m)  # (B, 1, H, W)
         z = torch.randn(len(y), c.nz, generator=generator, device=device)  # (B, nz)
         x = self.nets.G_x(code)
         return Game(y, corrupt(x, m_tilde), x, composite(self.nets.G(y, m, z), y, m))

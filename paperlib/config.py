@@ -49,7 +49,7 @@ class _Strict(BaseModel):
 class DataConfig(_Strict):
     """Which images, at what size, split how."""
 
-    dataset: str = "bluemarble"  # bluemarble | celeba | lsun | recipe1m | folder
+    dataset: str = "bluemarble"  # bluemarble | celeba | lsun | recipe1m | folder | incomplete
     source: str | None = None  # zip or folder of all but bluemarble, relative to the repository
     size: int = Field(32, ge=8, le=512)  # image side, pixels
     # file: the test images last; official: the partition that celeba and recipe1m come with
@@ -59,8 +59,19 @@ class DataConfig(_Strict):
     split_seed: int = 0
     # An image of more is left out, undecoded; None: 100 million. Pillow has a limit of its own.
     max_pixels: int | None = Field(None, ge=1, le=178_956_970)
+    # of the data set incomplete
+    bands: int = Field(3, ge=1, le=16)  # channels of an image
+    fit: Literal["crop", "resize"] = "crop"  # how larger images become size x size
+    missing: Literal["auto", "mask", "alpha", "nan"] = "auto"  # what says which pixels are missing
+    missing_value: float | None = None  # or the value that they have
 
-    @field_validator("validation", "test", mode="before")
+    @model_validator(mode="after")
+    def _bands_of_incomplete_images(self):
+        if self.bands != 3 and self.dataset != "incomplete":
+            raise ValueError(f"{self.dataset} has 3 bands; others need the dataset incomplete")
+        return self
+
+    @field_validator("validation", "test", "missing_value", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
         """Whole numbers are welcome where a float is asked for; YAML 1.1 reads 4e-4 as a string."""
@@ -70,20 +81,25 @@ class DataConfig(_Strict):
 
     @property
     def folder(self) -> str:
-        """The folder of the prepared data set under data/: one for each source and split."""
-        values = {key: getattr(self, key) for key in DataConfig.model_fields}
-        if values == DataConfig(dataset=self.dataset, size=self.size).model_dump():
+        """The folder of the prepared data set under data/: one for each source and split.
+
+        Named by what differs from the defaults, so that a new key leaves older folders theirs.
+        """
+        default = DataConfig(dataset=self.dataset, size=self.size)
+        keys = [k for k in DataConfig.model_fields if getattr(self, k) != getattr(default, k)]
+        if not keys:
             return f"{self.dataset}-{self.size}"
-        if self.max_pixels is None:
-            del values["max_pixels"]  # which came later: the names of older folders stay
-        return f"{self.dataset}-{self.size}-{fold(json.dumps(values)) % 16**6:06x}"
+        values = json.dumps({key: getattr(self, key) for key in keys})
+        return f"{self.dataset}-{self.size}-{fold(values) % 16**6:06x}"
 
 
 class EvaluationConfig(DataConfig):
     """What is measured on: which images, corrupted how, how many. All that a reference needs."""
 
-    corruption: str = "small_patch"  # one_patch | small_patch | drop_pixel
+    corruption: str = "small_patch"  # one_patch | small_patch | drop_pixel | observed
     mask_seed: int = Field(0, ge=0)  # of the masks with which the images are corrupted once
+    mask_flips: bool = False  # observed: fresh masks are flipped at random
+    mask_shift: int = Field(0, ge=0)  # observed: and moved by up to so many pixels
 
     # evaluation (section 3.4)
     eval_split: Literal["validation", "test"] = "test"
@@ -93,9 +109,22 @@ class EvaluationConfig(DataConfig):
     @field_validator("corruption")
     @classmethod
     def _known_corruption(cls, value: str) -> str:
-        if value not in CORRUPTIONS:
-            raise ValueError(f"unknown corruption, choose one of {', '.join(CORRUPTIONS)}")
+        if value not in (known := [*CORRUPTIONS, "observed"]):
+            raise ValueError(f"unknown corruption, choose one of {', '.join(known)}")
         return value
+
+    @model_validator(mode="after")
+    def _incomplete_images_have_their_own_masks(self):
+        if (self.dataset == "incomplete") != (self.corruption == "observed"):
+            raise ValueError("dataset incomplete and corruption observed go together")
+        return self
+
+    @property
+    def border(self) -> int:
+        """Width in pixels of the border that no mask of the law observes."""
+        if self.corruption == "observed":
+            return 0
+        return CORRUPTIONS[self.corruption].interior_border(self.size)
 
     @property
     def data(self) -> DataConfig:
@@ -195,6 +224,12 @@ class RunConfig(EvaluationConfig):
     def _misgan_does_not_accumulate(self):
         if self.method == "misgan" and self.accumulate > 1:
             raise ValueError("misgan takes one batch a critic step: set accumulate to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _supervision_needs_complete_images(self):
+        if self.dataset == "incomplete" and self.method in ("unpaired", "paired"):
+            raise ValueError(f"{self.method} learns from complete images, incomplete has none")
         return self
 
     @property

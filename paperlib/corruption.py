@@ -108,16 +108,38 @@ def recover_mask(y: Tensor, tau: float = 0.0) -> Tensor:
     return (~missing.all(1, keepdim=True)).float()
 
 
-@dataclass(frozen=True)
 class MaskLaw(ABC):
-    """A mask distribution p_M. Subclasses turn random integers into masks."""
+    """A mask distribution p_M."""
 
-    def sample(self, n: int, size: int, generator: torch.Generator) -> Tensor:
+    @abstractmethod
+    def sample(
+        self, n: int, size: int, generator: torch.Generator, own: Tensor | None = None
+    ) -> Tensor:
         """Draw ``n`` fresh masks (Algorithm 1, line 3) on the generator's device.
+
+        Args:
+            n: how many.
+            size: image side, pixels.
+            generator: source of the randomness.
+            own: the masks of the images that the fresh ones are for, (n, 1, size, size); only
+                ``ObservedMasks`` looks at them.
 
         Returns:
             (n, 1, size, size) float32, 1 = observed.
         """
+
+    @abstractmethod
+    def interior_border(self, size: int) -> int:
+        """Width in pixels of the border that no mask observes."""
+
+
+@dataclass(frozen=True)
+class ComputedMasks(MaskLaw):
+    """A distribution whose masks are computed from random integers, which subclasses do."""
+
+    def sample(
+        self, n: int, size: int, generator: torch.Generator, own: Tensor | None = None
+    ) -> Tensor:
         shape = (n, self._integers_per_mask(size))
         bits = torch.randint(
             2**RANDOM_BITS, shape, generator=generator, device=generator.device, dtype=torch.int64
@@ -154,7 +176,7 @@ class MaskLaw(ABC):
 
 
 @dataclass(frozen=True)
-class Patch(MaskLaw):
+class Patch(ComputedMasks):
     """Patch(n, k): n patches of k x k pixels are KEPT, all else is missing (section 3.2).
 
     Top-left corners are uniform over the places where the patch lies inside the image less a
@@ -213,7 +235,7 @@ class Patch(MaskLaw):
 
 
 @dataclass(frozen=True)
-class DropPixel(MaskLaw):
+class DropPixel(ComputedMasks):
     """DropPixel(p): exactly round(p * H * W) pixels are dropped, uniformly (section 3.2).
 
     Args:
@@ -242,6 +264,59 @@ class DropPixel(MaskLaw):
         keys = bits * pixels + torch.arange(pixels, device=bits.device)  # (B, H*W)
         threshold = keys.kthvalue(dropped, dim=1, keepdim=True).values  # (B, 1)
         return (keys > threshold).float().view(-1, 1, size, size)
+
+
+class ObservedMasks(MaskLaw):
+    """The empirical distribution of masks that were really observed.
+
+    A fresh mask is that of another image, never the image's own, then perhaps flipped and moved.
+
+    Args:
+        masks: (N, 1, H, W) bool, True = observed; at least two that differ.
+        flips: flip each mask left to right and top to bottom with probability 1/2.
+        shift: move each mask by up to so many pixels, around the edges.
+
+    Raises:
+        ValueError: all masks are equal: there is no other one to draw.
+    """
+
+    def __init__(self, masks: Tensor, flips: bool = False, shift: int = 0) -> None:
+        if (masks == masks[:1]).all():
+            raise ValueError("all masks are equal: fresh ones cannot be drawn from them")
+        self.masks, self.flips, self.shift = masks, flips, shift
+
+    def sample(
+        self, n: int, size: int, generator: torch.Generator, own: Tensor | None = None
+    ) -> Tensor:
+        device = generator.device
+        if self.masks.device != device:
+            self.masks = self.masks.to(device)
+        if self.masks.shape[-1] != size:
+            raise ValueError(f"masks of {self.masks.shape[-1]} px for images of {size} px")
+        total = len(self.masks)
+        rows = torch.randint(total, (n,), generator=generator, device=device)
+        masks = self.masks[rows]  # (n, 1, H, W)
+        while own is not None and (same := (masks == (own > 0)).flatten(1).all(1)).any():
+            rows = torch.where(same, (rows + 1) % total, rows)  # the next image's, which differs
+            masks = self.masks[rows]
+        if self.flips:
+            across, down = torch.rand(2, n, 1, 1, 1, generator=generator, device=device) < 0.5
+            masks = torch.where(across, masks.flip(3), masks)
+            masks = torch.where(down, masks.flip(2), masks)
+        if self.shift:
+            moves = (2, n, 1, 1, 1)
+            dy, dx = torch.randint(
+                -self.shift, self.shift + 1, moves, generator=generator, device=device
+            )
+            place = torch.arange(size, device=device)
+            rows_from = ((place.view(1, 1, -1, 1) + dy) % size).expand_as(masks)
+            columns_from = ((place.view(1, 1, 1, -1) + dx) % size).expand_as(masks)
+            masks = masks.gather(2, rows_from).gather(3, columns_from)
+        return masks.float()
+
+    def interior_border(self, size: int) -> int:
+        """0: what no mask observes need not be a border."""
+        return 0
 
 
 CORRUPTIONS: dict[str, MaskLaw] = {

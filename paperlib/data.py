@@ -3,7 +3,8 @@
 ``prepare`` writes a folder ``data/NAME/``. What it holds in memory does not grow with the images
 but for some 30 bytes of row numbers each, so that millions may come:
 
-    images.npy     (N, size, size, 3) uint8
+    images.npy     (N, size, size, 3) uint8, or as many bands as the images have
+    masks.npy      (N, size, size) bool, True = observed; of really incomplete images only
     ids.txt        the images' ids, one a line, in the order of the rows
     mask_ids.npy   (N,) int64, the numbers by which their masks are drawn
     splits.npz     row numbers, int64: training, validation, test
@@ -34,8 +35,9 @@ import torch
 from torch import Tensor
 
 from paperlib import paths, seeds
-from paperlib.config import DataConfig
-from paperlib.corruption import MaskLaw, corrupt
+from paperlib.config import DataConfig, EvaluationConfig
+from paperlib.corruption import MaskLaw, ObservedMasks, corrupt, mask_law
+from paperlib.image_source import NothingObserved
 from paperlib.names import Names
 from paperlib.progress import Progress
 from paperlib.sources import BlueMarble, DataError, Source, open_source
@@ -66,6 +68,11 @@ class Prepared:
     def images(self) -> np.ndarray:
         """(N, size, size, 3) uint8, memory-mapped, read-only."""
         return np.load(self.folder / "images.npy", mmap_mode="r")
+
+    def masks(self) -> np.ndarray | None:
+        """(N, size, size) bool, True = observed, memory-mapped; None where images are complete."""
+        path = self.folder / "masks.npy"
+        return np.load(path, mmap_mode="r") if path.is_file() else None
 
     def indices(self, split: str) -> np.ndarray:
         """Row numbers of the images of "training", "validation" or "test"."""
@@ -135,7 +142,10 @@ def _prepare(
             "count": count,
             "checksum": _checksum(draft / "images.npy", splits),
             "failed": failed,
+            "left_out": len(source.ids) - count - len(failed),  # nothing of them is observed
         }
+        if source.masked:
+            manifest["limits"] = source.limits
         (draft / "manifest.json").write_text(json.dumps(manifest))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(draft, folder)
@@ -190,30 +200,39 @@ def _decode_all(
         DataError: more than the share ``tolerated`` of all images fail; or an id is no line.
     """
 
-    def read(image_id: str) -> np.ndarray | str:
+    def read(image_id: str) -> np.ndarray | str | None:
         try:
             return source.read(image_id)
+        except NothingObserved:
+            return None
         except Exception as error:  # decoders raise nearly anything on damaged files
             return " ".join(str(error).split()) or type(error).__name__
 
     names, count, failed = source.ids, 0, {}
     total = len(names)
-    shape = (config.size, config.size, 3)
+    shape = (config.size, config.size, config.bands)
     window = max(1, min(1024, 2**27 // np.prod(shape)))  # images that may wait to be written
     with (
         closing(Progress(total, f"decoding {total} images")) as progress,
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         (draft / "images.npy").open("wb") as images,
+        (draft / "masks.npy").open("wb") as masks,
         (draft / "ids.txt").open("w", encoding="utf-8", newline="\n") as ids,
     ):
-        images.write(_npy_header(total, *shape))
+        images.write(_npy_header("|u1", total, *shape))
+        masks.write(_npy_header("|b1", total, *shape[:2]))
         for batch in _batched(names, window):
             for image_id in batch:
                 _refuse_what_is_no_line(config, image_id)
             for image_id, image in zip(batch, pool.map(read, batch), strict=True):
-                if isinstance(image, str):
+                if image is None:
+                    pass
+                elif isinstance(image, str):
                     failed[image_id] = image
                 else:
+                    if source.masked:
+                        image, observed = image
+                        masks.write(observed.tobytes())
                     images.write(image.tobytes())
                     ids.write(f"{image_id}\n")
                     count += 1
@@ -222,14 +241,18 @@ def _decode_all(
                 seen = count + len(failed)
                 raise DataError(_failure_message(config, failed, seen, seen < total))
         images.seek(0)
-        images.write(_npy_header(count, *shape))
+        images.write(_npy_header("|u1", count, *shape))
+        masks.seek(0)
+        masks.write(_npy_header("|b1", count, *shape[:2]))
+    if not source.masked:
+        (draft / "masks.npy").unlink()
     return count, failed
 
 
-def _npy_header(*shape: int) -> bytes:
-    """Of an array of bytes. NumPy pads it so that its length does not depend on shape[0]."""
+def _npy_header(dtype: str, *shape: int) -> bytes:
+    """Of an array of single bytes. NumPy pads it so that its length does not depend on shape[0]."""
     header = io.BytesIO()
-    what = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    what = {"descr": dtype, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, what)
     return header.getvalue()
 
@@ -262,9 +285,11 @@ def _checksum(images: Path, splits: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for piece in _as_json(splits):
         digest.update(piece.encode())
-    with images.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in (images, images.with_name("masks.npy")):
+        if path.is_file():
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()
 
 
@@ -348,6 +373,25 @@ def _split_by_region(
     return {
         name: rng.permutation(np.asarray(rows, dtype=np.int64)) for name, rows in splits.items()
     }
+
+
+def law_of(config: EvaluationConfig) -> MaskLaw:
+    """p_M: a named law, or for ``observed`` the empirical one of the training images' masks.
+
+    Raises:
+        DataError: ``observed`` on a data set of complete images, or its masks are all equal.
+    """
+    if config.corruption != "observed":
+        return mask_law(config.corruption)
+    data = load_prepared(config.data)
+    masks = data.masks()
+    if masks is None:
+        raise DataError("corruption 'observed' needs the data set 'incomplete'")
+    try:
+        rows = torch.from_numpy(masks[data.indices("training")]).unsqueeze(1)
+        return ObservedMasks(rows, config.mask_flips, config.mask_shift)
+    except ValueError as error:
+        raise DataError(f"{data.folder}: {error}") from None
 
 
 class Batches:
@@ -445,7 +489,7 @@ class CompleteImages:
     def __init__(
         self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
     ) -> None:
-        self._images = data.images()
+        self._images, self._masks = data.images(), data.masks()
         self._rows = data.indices(split)
         self._mask_ids = data.mask_ids()
         self._law, self._mask_seed, self._device = law, mask_seed, device
@@ -458,6 +502,9 @@ class CompleteImages:
         indices = self._rows[rows]
         levels = torch.from_numpy(self._images[indices]).to(self._device)  # (B, H, W, 3) uint8
         x = (levels.float() / 127.5 - 1).permute(0, 3, 1, 2)  # channels_last already
+        if self._masks is not None:  # really incomplete: x is 0 where m is
+            m = torch.from_numpy(self._masks[indices]).to(self._device).float().unsqueeze(1)
+            return x, m
         m = self._law.for_ids(
             torch.from_numpy(self._mask_ids[indices]), x.shape[-1], self._mask_seed, self._device
         )

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from paperlib import records, references, seeds
 from paperlib.config import EvaluationConfig, RunConfig
-from paperlib.corruption import mask_law
-from paperlib.data import CompleteImages, Prepared, load_prepared
+from paperlib.data import CompleteImages, Prepared, law_of, load_prepared
 from paperlib.features import extract, load_extractor
 from paperlib.methods import plain_generator
 from paperlib.metrics import BATCH, distances, evaluate
 from paperlib.sampling import Reconstruct, sampler
+from paperlib.sources import DataError
 from paperlib.training import default_device, load_generator, snapshot_path, snapshot_steps
 
 
@@ -29,8 +29,10 @@ class EvaluationProtocol:
     def __init__(self, config: EvaluationConfig, device: torch.device | str) -> None:
         self.config = config
         self.data = load_prepared(config.data)
+        if self.data.masks() is not None:
+            raise DataError(f"{self.data.folder} has no complete images to measure against")
         self.extractor = load_extractor(device)
-        self.law = mask_law(config.corruption)
+        self.law = law_of(config)
         self.images = CompleteImages(
             self.data, config.eval_split, self.law, config.mask_seed, device
         )
@@ -51,7 +53,7 @@ class EvaluationProtocol:
             reconstruct,
             self.images,
             self.count,
-            self.law.interior_border(self.config.size),
+            self.config.border,
             self.extractor,
             self.originals(),
             title,

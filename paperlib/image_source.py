@@ -17,6 +17,10 @@ class DataError(ValueError):
     """Data that cannot be used; the message names it and says what to do."""
 
 
+class NothingObserved(ValueError):
+    """An incomplete image, or tile, of which nothing is seen: left out, and no failure."""
+
+
 class Source:
     """Lists string ids and reads one image by id.
 
@@ -25,6 +29,7 @@ class Source:
     """
 
     crop: str  # how an image becomes size x size, for the manifest
+    masked = False  # True: ``read`` gives the image and what of it was observed, (size, size) bool
 
     @property
     def ids(self) -> Collection[str]:

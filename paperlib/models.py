@@ -168,6 +168,7 @@ class Generator(nn.Module):
             repeats its outermost learnable pixels, rather than paint what chance left it.
         z_start: standard deviation of the maps from z to the normalisations at the start.
         start_from_fill: a skip connection from ``pyramid_fill`` to the output (not in the paper).
+        bands: channels of an image.
         spectral: spectral normalisation of the convolutions (off in the averaged copy, which
             holds the normalised weights themselves).
     """
@@ -183,6 +184,7 @@ class Generator(nn.Module):
         border: int = 0,
         z_start: float = 0.0,
         start_from_fill: bool = True,
+        bands: int = 3,
         spectral: bool = True,
     ) -> None:
         super().__init__()
@@ -192,7 +194,7 @@ class Generator(nn.Module):
         conditional = sn | {"nz": nz if z_injection == "norm" else 0, "z_start": z_start}
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
         sides = [size // patch >> level for level in range(len(channels))]
-        self.stem = conv(4 * patch**2, channels[0], **sn)
+        self.stem = conv((bands + 1) * patch**2, channels[0], **sn)
         self.encode = nn.ModuleList([ResBlock(a, b, "down", **sn) for a, b in pairs])
         self.z_to_bottleneck = nn.Linear(nz, channels[-1]) if z_injection == "bottleneck" else None
         self.middle = ResBlock(channels[-1], channels[-1], **conditional)
@@ -209,13 +211,13 @@ class Generator(nn.Module):
         self.to_pixels = nn.Sequential(
             nn.BatchNorm2d(channels[0]),
             nn.ReLU(),
-            conv(channels[0], 3 * patch**2, spectral=spectral and not start_from_fill),
+            conv(channels[0], bands * patch**2, spectral=spectral and not start_from_fill),
         )
         if start_from_fill:  # what is learned is added to the guess, from 0 on
             nn.init.zeros_(self.to_pixels[-1].weight)
 
     def forward(self, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
-        """Complete images (B, 3, H, W) in (-1, 1) from y (B, 3, H, W), m (B, 1, H, W), z (B, nz)."""
+        """Complete images (B, C, H, W) in (-1, 1) from y (B, C, H, W), m (B, 1, H, W), z (B, nz)."""
         h = self.stem(F.pixel_unshuffle(torch.cat([y, m], dim=1), self.patch))
         skips = [h]
         for block in self.encode:
@@ -275,11 +277,13 @@ class Discriminator(nn.Module):
 class Encoder(nn.Module):
     """E: a ResNet with BatchNorm, then two linear heads on the flattened map (section 2.4)."""
 
-    def __init__(self, size: int, channels: Sequence[int], nz: int, patch: int = 1) -> None:
+    def __init__(
+        self, size: int, channels: Sequence[int], nz: int, patch: int = 1, bands: int = 3
+    ) -> None:
         super().__init__()
         self.patch = patch
         pairs = zip(channels[:-1], channels[1:], strict=True)
-        self.stem = conv(4 * patch**2, channels[0], spectral=False)
+        self.stem = conv((bands + 1) * patch**2, channels[0], spectral=False)
         self.blocks = nn.Sequential(*[ResBlock(a, b, "down", spectral=False) for a, b in pairs])
         self.norm = nn.BatchNorm2d(channels[-1])
         side = size // patch >> (len(channels) - 1)
@@ -287,7 +291,7 @@ class Encoder(nn.Module):
         self.log_variance = nn.Linear(channels[-1] * side**2, nz)
 
     def forward(self, y: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance, (B, nz) each, of z given masked images (B, 3, H, W)."""
+        """Mean and log-variance, (B, nz) each, of z given masked images (B, C, H, W)."""
         h = self.blocks(self.stem(F.pixel_unshuffle(torch.cat([y, m], dim=1), self.patch)))
         h = F.relu(self.norm(h)).flatten(1)
         return self.mean(h), self.log_variance(h).clamp(-10, 4)
@@ -307,6 +311,7 @@ class DataGenerator(nn.Module):
         patch: int = 1,
         attention: int = 0,
         border: int = 0,
+        bands: int = 3,
         spectral: bool = True,
     ) -> None:
         super().__init__()
@@ -322,11 +327,11 @@ class DataGenerator(nn.Module):
         self.to_pixels = nn.Sequential(
             nn.BatchNorm2d(channels[0]),
             nn.ReLU(),
-            conv(channels[0], 3 * patch**2, spectral=spectral),
+            conv(channels[0], bands * patch**2, spectral=spectral),
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Complete images (B, 3, H, W) in (-1, 1) from codes (B, nz)."""
+        """Complete images (B, C, H, W) in (-1, 1) from codes (B, nz)."""
         h = self.start(z).view(len(z), -1, self.side, self.side)
         h = h.contiguous(memory_format=torch.channels_last)
         x = torch.tanh(F.pixel_shuffle(self.to_pixels(self.blocks(h)), self.patch))

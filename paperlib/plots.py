@@ -117,6 +117,17 @@ def comparison_figure(
     return figure
 
 
+def observed_by_figure(share: np.ndarray) -> Figure:
+    """By what share of the images each pixel is observed, (size, size); those by none are crossed."""
+    figure, ax = plt.subplots(figsize=(3.4, 2.8), layout="constrained")
+    shown = ax.imshow(share, cmap="viridis", vmin=0, vmax=max(float(share.max()), 1e-9))
+    rows, columns = np.nonzero(share == 0)
+    ax.plot(columns, rows, "x", color=PALETTE[3], markersize=4)
+    ax.set(xticks=[], yticks=[], title="observed by (share of the images)")
+    figure.colorbar(shown)
+    return figure
+
+
 def sheet_figure(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) -> Figure:
     """A contact sheet: one row an image, of any size: observation, sample, mean, std.
 
@@ -131,7 +142,7 @@ def sheet_figure(rows: Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]) ->
             picture = np.where(np.isnan(picture), MISSING_COLOUR, picture).clip(0, 1)
             ax.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)))
         row[3].imshow(deviation, cmap="magma")
-        row[0].set_ylabel(name[-24:], fontsize=7)
+        row[0].set_ylabel(name[-24:].replace("$", r"\$"), fontsize=7)
     for ax, title in zip(axes[0], ("observed", "one sample", "mean", "std"), strict=True):
         ax.set_title(title, fontsize=9)
     for ax in axes.flat:

@@ -22,6 +22,7 @@ from paperlib.image_source import (
     fingerprint_of_files,
     open_image,
 )
+from paperlib.incomplete_source import IncompleteFolder
 from paperlib.lsun import LSUN
 from paperlib.recipe1m import Recipe1M
 
@@ -126,8 +127,10 @@ def open_source(config: DataConfig) -> Source:
         raise DataError(f"{dataset}: split 'region' needs bluemarble; use random or file")
     if dataset == "bluemarble":
         return BlueMarble(config.size)
+    if dataset == "incomplete":
+        return IncompleteFolder(config)
     if dataset not in FROM_FILES:
-        known = ", ".join(["bluemarble", *FROM_FILES][:-1])
+        known = ", ".join(["bluemarble", *list(FROM_FILES)[:-1], "incomplete"])
         raise DataError(f"unknown dataset {dataset!r}: choose {known} or folder")
     kind = FROM_FILES[dataset]
     if config.source is None:

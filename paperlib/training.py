@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from paperlib import records, seeds
 from paperlib.config import RunConfig
-from paperlib.corruption import mask_law
-from paperlib.data import load_prepared
+from paperlib.data import Prepared, law_of, load_prepared
 from paperlib.interruption import HeldInterrupt
 from paperlib.methods import GENERATORS, Method, build_method, optimizers, plain_generator
 from paperlib.models import Generator
@@ -68,8 +67,7 @@ def train(
         for name, (key, _) in GENERATORS.items()
         if (net := getattr(method.nets, key, None)) is not None
     }
-    law = mask_law(config.corruption)
-    seen = method.data_set(data, "training", law, config.mask_seed, device)
+    seen = method.data_set(data, "training", law_of(config), config.mask_seed, device)
 
     step, seconds = _restore(run, method, averages, data.checksum)
     records.truncate_log(run / "log.jsonl", step)
@@ -122,13 +120,13 @@ def train(
         progress.close()
     seconds = clock.seconds()
     _save(run, step, seconds, method, averages, data.checksum)
-    return _finish(run, config, data.checksum, method, averages, seconds)
+    return _finish(run, config, data, method, averages, seconds)
 
 
 def _finish(
     run: Path,
     config: RunConfig,
-    data_checksum: str,
+    data: Prepared,
     method: Method,
     averages: dict[str, RunningAverage],
     seconds: float,
@@ -140,7 +138,7 @@ def _finish(
         _save_weights(path, average.model)
         checksums[f"{name}_checksum"] = records.file_checksum(path)
     images = config.steps * config.batch_size * method.batches_per_step
-    record = records.provenance(config, data_checksum) | {
+    record = records.provenance(config, data.checksum) | {
         "steps": config.steps,
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 2),
@@ -150,6 +148,8 @@ def _finish(
         },
         **checksums,
     }
+    if "limits" in data.manifest:  # the values that stand for -1 and 1, band by band
+        record["limits"] = data.manifest["limits"]
     records.write_json(run / "record.json", record)
     return record
 

@@ -1,0 +1,161 @@
+"""A folder of really incomplete images as a data set: 8-bit tiles, and what of each was observed.
+
+Larger images are cut into tiles (``fit: crop``) or made smaller (``fit: resize``); what lies under
+a mask is set to 0 here, so that nothing behind it goes any further.
+"""
+
+from __future__ import annotations
+
+import functools
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from paperlib import paths
+from paperlib.config import DataConfig
+from paperlib.image_source import (
+    MAX_PIXELS,
+    DataError,
+    NothingObserved,
+    Source,
+    fingerprint_of_files,
+)
+from paperlib.incomplete import (
+    Incomplete,
+    image_shape,
+    incomplete_files,
+    read_incomplete,
+)
+
+DECODED = 8  # images kept, for the tiles that follow
+LEAST_OBSERVED = 0.5  # share of the pixels averaged into one that must be observed
+
+
+class IncompleteFolder(Source):
+    """Incomplete images of any size and of 1 to 16 bands.
+
+    ``fit: crop`` cuts them into non-overlapping tiles; ``resize`` makes one image of each, the
+    shorter side brought to ``size`` by area averaging of what was observed, then the centre.
+
+    Args:
+        config: of the data set: source, size, bands, fit, missing, missing_value, max_pixels.
+
+    Raises:
+        DataError: the folder is missing or has no image.
+    """
+
+    masked = True
+
+    def __init__(self, config: DataConfig) -> None:
+        if config.source is None:
+            raise DataError("incomplete: no source given; set it to a folder of images")
+        self.root = paths.from_root(config.source)
+        if not self.root.is_dir():
+            raise DataError(f"incomplete: {self.root} is not a folder")
+        self.config, self.size = config, config.size
+        self.crop = {
+            "crop": f"non-overlapping {self.size} x {self.size} tiles",
+            "resize": f"shorter side to {self.size} by area averaging of what was observed, centre",
+        }[config.fit]
+        self._read = functools.lru_cache(DECODED)(self._read_file)
+
+    @cached_property
+    def files(self) -> list[Path]:
+        try:
+            return incomplete_files(self.root)
+        except ValueError as error:
+            raise DataError(f"incomplete: {error}") from None
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """File names below the folder; for tiles with "#top,left" appended."""
+        names = []
+        for path in self.files:
+            name = path.relative_to(self.root).as_posix()
+            if self.config.fit == "resize":
+                names.append(name)
+                continue
+            try:
+                height, width = image_shape(path)
+            except ValueError:
+                names.append(f"{name}#0,0")  # reading it will say what is wrong
+                continue
+            tops, lefts = (range(0, n - self.size + 1, self.size) for n in (height, width))
+            places = [(top, left) for top in tops for left in lefts] or [(0, 0)]
+            names += [f"{name}#{top},{left}" for top, left in places]
+        return names
+
+    @cached_property
+    def limits(self) -> list[list[float]]:
+        """The values of each band that stand for -1 and 1: 0 and 255 for 8 bits, else the least
+        and the greatest that was observed anywhere."""
+        low, high = np.full(self.config.bands, np.inf), np.full(self.config.bands, -np.inf)
+        for path in self.files:
+            try:
+                image = self._read(path)
+            except (ValueError, OSError):
+                continue
+            if image.values.dtype == np.uint8:
+                low, high = np.minimum(low, 0), np.maximum(high, 255)
+                continue
+            seen = image.values[image.observed]  # (n, C)
+            low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
+        if not (low < high).all():
+            raise DataError(f"incomplete: {self.root}: a band with one value only, or no image")
+        return [[float(a), float(b)] for a, b in zip(low, high, strict=True)]
+
+    def _read_file(self, path: Path) -> Incomplete:
+        c = self.config
+        image = read_incomplete(path, c.missing, c.missing_value, c.max_pixels or MAX_PIXELS)
+        if (bands := image.values.shape[2]) != c.bands:
+            raise ValueError(f"{path}: {bands} bands, not {c.bands}: set 'bands', or leave it out")
+        return image
+
+    def read(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """(size, size, C) uint8, 0 where missing, and what was observed, (size, size) bool."""
+        name, _, place = (
+            image_id.rpartition("#") if self.config.fit == "crop" else (image_id, "", "")
+        )
+        image = self._read(self.root / name)
+        height, width = image.observed.shape
+        if min(height, width) < self.size:
+            raise ValueError(f"{height} x {width} is smaller than {self.size} x {self.size}")
+        low, high = np.array(self.limits).T  # (C,) each
+        if self.config.fit == "crop":
+            top, left = map(int, place.split(","))
+            window = np.s_[top : top + self.size, left : left + self.size]
+            values, observed = image.values[window].astype(float), image.observed[window]
+        else:
+            values, observed = _shrink(image, self.size)
+        if not observed.any():
+            raise NothingObserved("nothing of it is observed")
+        levels = ((values - low) / (high - low) * 255).round().clip(0, 255)
+        return np.where(observed[..., None], levels, 0).astype(np.uint8), observed
+
+    def fingerprint(self) -> str:
+        """Changes with the names, sizes and dates of the files and of their masks."""
+        files = sorted(p.relative_to(self.root) for p in self.root.rglob("*") if p.is_file())
+        return fingerprint_of_files(self.root, [p.as_posix() for p in files])
+
+
+def _shrink(image: Incomplete, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The image with its shorter side at ``size``, its centre, averaged over observed pixels.
+
+    Returns:
+        values (size, size, C) float64 and observed (size, size) bool.
+    """
+    height, width = image.observed.shape
+    scale = size / min(height, width)
+    shape = (max(round(width * scale), size), max(round(height * scale), size))  # PIL's order
+    left, top = (shape[0] - size) // 2, (shape[1] - size) // 2
+
+    def average(plane: np.ndarray) -> np.ndarray:
+        small = Image.fromarray(plane.astype(np.float32)).resize(shape, Image.Resampling.BOX)
+        return np.asarray(small, dtype=float)[top : top + size, left : left + size]
+
+    weight = average(image.observed)
+    values = np.where(image.observed[..., None], image.values, 0)
+    sums = np.stack([average(values[..., c]) for c in range(values.shape[2])], axis=2)
+    return sums / np.maximum(weight, 1e-9)[..., None], weight >= LEAST_OBSERVED
