@@ -1,6 +1,8 @@
 """Blue Marble under synthetic clouds: incomplete images as a user would have them, for notebook 07.
 
-Clouds are where fractal noise is high: a Gaussian field whose spectrum falls as 1 / f^slope.
+Clouds are where fractal noise is high: a Gaussian field whose spectrum falls as 1 / f^slope, but
+for the lowest frequencies. So no cloud is much larger than OUTER pixels: a model that works on
+tiles cannot know what is under a cloud larger than a tile.
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ from paperlib.progress import Progress
 from paperlib.sources import BlueMarble
 
 SLOPE = 3.0  # of the spectrum; larger is smoother
+OUTER = 24.0  # pixels; the spectrum is flat for longer waves
 HELD_OUT = 0.15  # of the map, its west
 
 
 def fractal_noise(side: int, rng: np.random.Generator, slope: float = SLOPE) -> np.ndarray:
     """A Gaussian field, (side, side), of mean 0 and variance 1, periodic."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij"))
-    frequency[0, 0] = np.inf  # no mean
+    spectrum = (frequency**2 + OUTER**-2) ** (-slope / 2)
+    spectrum[0, 0] = 0  # no mean
     white = np.fft.rfft2(rng.standard_normal((side, side)))
-    field = np.fft.irfft2(white * frequency ** (-slope / 2), s=(side, side))
+    field = np.fft.irfft2(white * np.sqrt(spectrum), s=(side, side))
     return field / field.std()
 
 
@@ -36,7 +40,7 @@ def clear_sky(side: int, cover: float, rng: np.random.Generator) -> np.ndarray:
 
 def write_cloudy_scenes(
     folder: Path, size: int = 128, most: int = 10_000, seed: int = 0,
-    cover: tuple[float, float] = (0.2, 0.7),
+    cover: tuple[float, float] = (0.2, 0.6),
 ) -> tuple[Path, Path]:  # fmt: skip
     """Write scenes of Blue Marble as PNG files whose alpha channel is 0 under a cloud.
 
@@ -54,7 +58,14 @@ def write_cloudy_scenes(
         the two folders. The held-out scenes are the west of the map: none touches a training one
         but along one line.
     """
-    about = {"size": size, "most": most, "seed": seed, "cover": list(cover), "slope": SLOPE}
+    about = {
+        "size": size,
+        "most": most,
+        "seed": seed,
+        "cover": list(cover),
+        "slope": SLOPE,
+        "outer": OUTER,
+    }
     done = folder / "scenes.json"
     parts = folder / "training", folder / "held-out"
     if done.is_file() and json.loads(done.read_text()) == about:

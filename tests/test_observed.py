@@ -244,7 +244,7 @@ def test_a_description_counts_and_tests(empty_workspace, tmp_path, dependent):
 def test_fractal_noise_is_smooth_and_of_unit_variance():
     field = fractal_noise(64, np.random.default_rng(0))
     assert field.std() == pytest.approx(1) and abs(field.mean()) < 1e-9
-    assert np.square(np.diff(field, axis=0)).mean() < 0.2  # 2 where pixels are independent
+    assert np.square(np.diff(field, axis=0)).mean() < 0.5  # 2 where pixels are independent
 
 
 def test_clouds_cover_what_they_are_told():
