@@ -272,14 +272,18 @@ def load_profile(profile: str) -> list[RunConfig]:
     if not isinstance(overrides, dict) or not all(isinstance(v, dict) for v in overrides.values()):
         raise ConfigurationError(f"{path}: 'overrides' must map values of the matrix to keys")
     named = {value for values in matrix.values() for value in values if isinstance(value, str)}
-    if unknown := ", ".join(map(str, overrides.keys() - named)):
+    said = {word for key in overrides for word in str(key).split()}
+    if unknown := ", ".join(sorted(said - named)):
         raise ConfigurationError(f"{path}: overrides of {unknown}, which is not in the matrix")
     runs = []
     for values in itertools.product(*matrix.values()):
         point = dict(zip(matrix, values, strict=True))
         special: dict[str, Any] = {}
-        for value in values:  # e.g. overrides: {drop_pixel: {lambda_z: 2.0}}
-            special |= overrides.get(value, {})
+        # e.g. overrides: {drop_pixel: {lambda_z: 2.0}, drop_pixel misgan: {lr_g: 1e-4}}; in the
+        # file's order, a later one has the last word
+        for key, changes in overrides.items():
+            if set(str(key).split()) <= set(map(str, values)):
+                special |= changes
         runs.append(RunConfig.parse(shared | point | special, str(path)))
     return runs
 

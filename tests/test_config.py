@@ -207,6 +207,16 @@ def test_overrides_apply_to_the_runs_with_that_value_only(profile):
     assert [(r.lambda_z, r.nz) for r in runs] == [(2.0, 8), (2.0, 3), (1.0, 8), (1.0, 3)]
 
 
+def test_overrides_of_two_values_apply_where_both_are_and_the_last_wins(profile):
+    runs = load_profile(
+        profile(
+            "matrix:\n  corruption: [drop_pixel, one_patch]\n  method: [base, both]\n"
+            "overrides:\n  both: {nz: 3}\n  both drop_pixel: {nz: 4}\n"
+        )
+    )
+    assert [r.nz for r in runs] == [8, 4, 8, 3]
+
+
 @pytest.mark.parametrize(
     "text, part",
     [
@@ -223,6 +233,7 @@ def test_overrides_apply_to_the_runs_with_that_value_only(profile):
         ("overrides: {base: 3}\nmatrix: {method: [base]}", "overrides"),
         ("overrides: {base: {nokey: 3}}\nmatrix: {method: [base]}", "nokey"),
         ("overrides: {bsae: {nz: 3}}\nmatrix: {method: [base]}", "bsae"),
+        ("overrides: {base small_pach: {nz: 3}}\nmatrix: {method: [base]}", "small_pach"),
         ("matrix: {method: []}", "method"),
     ],
 )
