@@ -90,10 +90,8 @@ class LatentNorm(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)
         self.scale_shift = nn.Linear(nz, 2 * channels)
-        nn.init.zeros_(self.scale_shift.weight)
+        nn.init.normal_(self.scale_shift.weight, std=start)
         nn.init.zeros_(self.scale_shift.bias)
-        if start:
-            nn.init.normal_(self.scale_shift.weight, std=start)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         scale, shift = self.scale_shift(z)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
