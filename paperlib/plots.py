@@ -241,8 +241,9 @@ def course_figure(
         ax.yaxis.set_minor_formatter("{x:.0f}")
         sns.despine(ax=ax)
     axes[0, 0].set_ylabel(metric)
-    if axes[0, -1].lines:
-        axes[0, -1].legend(frameon=False)
+    figure.legend(
+        *axes[0, -1].get_legend_handles_labels(), loc="outside right center", frameon=False
+    )
     return figure
 
 
