@@ -37,6 +37,7 @@ from paperlib.config import RunConfig, load_profile
 from paperlib.corruption import composite, mask_law
 from paperlib.data import Observations, load_prepared, prepare
 from paperlib.evaluation import EvaluationProtocol
+from paperlib.sampling import once
 
 TRIAL_STEPS = 20  # by which the seconds of a step are measured
 
@@ -134,10 +135,8 @@ def measure(profile: str, config: RunConfig, steps: int | None) -> Path:
         print(f"{config.corruption}: {steps} steps, as long as {config.name} ({budget:.0f} s)")
     G, seconds = train(config, observed, steps)
 
-    @torch.inference_mode()
-    def reconstruct(y: Tensor, m: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        x_tilde = composite(G(y, m, torch.zeros(len(y), G.nz)), y, m)
-        return x_tilde.expand(2, *x_tilde.shape), x_tilde
+    def fill(y: Tensor, m: Tensor) -> Tensor:
+        return composite(G(y, m, torch.zeros(len(y), G.nz)), y, m)
 
     title = f"evaluating {config.corruption}-uair"
     record = records.provenance(config.evaluation, data.checksum) | {
@@ -146,7 +145,7 @@ def measure(profile: str, config: RunConfig, steps: int | None) -> Path:
         "deepinv": version("deepinv"),
         "run": config.model_dump(),
         "training": {"steps": steps, "seconds": round(seconds, 3)},
-        "metrics": EvaluationProtocol(config.evaluation, "cpu").measure(reconstruct, title),
+        "metrics": EvaluationProtocol(config.evaluation, "cpu").measure(once(fill), title),
     }
     records.write_json(path, record)
     return path

@@ -13,8 +13,8 @@ import yaml
 
 from paperlib import paths
 from paperlib.config import ConfigurationError, RunConfig, evaluation_configs, load_profile
+from paperlib.image_source import MAX_PIXELS, DataError
 from paperlib.records import RunError
-from paperlib.sources import DataError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def _add_inpaint(commands: Any) -> None:
         "--range", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="the values of black and white (all of an integer type; 0 and 1 for floats)",
     )  # fmt: skip
-    command.add_argument("--max-pixels", type=int, default=100_000_000)
+    command.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
     command.add_argument("--overwrite", action="store_true", help="write into a folder in use")
 
 

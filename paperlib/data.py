@@ -397,8 +397,13 @@ def law_of(config: EvaluationConfig) -> MaskLaw:
 class Batches:
     """Endless batches of a data set whose ``batch(rows)`` gives its rows, reshuffled every epoch."""
 
+    def __init__(
+        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
+    ) -> None:
+        self._complete = CompleteImages(data, split, law, mask_seed, device)
+
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self._complete)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         raise NotImplementedError
@@ -431,14 +436,6 @@ class Observations(Batches):
     Each image is corrupted once: its mask is a pure function of (mask_seed, image id).
     """
 
-    def __init__(
-        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
-    ) -> None:
-        self._complete = CompleteImages(data, split, law, mask_seed, device)
-
-    def __len__(self) -> int:
-        return len(self._complete)
-
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """y (B, 3, H, W) in [-1, 1], 0 where missing, and m (B, 1, H, W), of rows of the split."""
         x, m = self._complete.batch(rows)
@@ -447,14 +444,6 @@ class Observations(Batches):
 
 class PairedCompleteImages(Batches):
     """SUPERVISED: observations, each with the complete image that it was made from (Paired)."""
-
-    def __init__(
-        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
-    ) -> None:
-        self._complete = CompleteImages(data, split, law, mask_seed, device)
-
-    def __len__(self) -> int:
-        return len(self._complete)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """y, m and x, (B, 3, H, W), (B, 1, H, W), (B, 3, H, W), of rows of the split."""
@@ -467,11 +456,6 @@ class UnpairedCompleteImages(Batches):
 
     No image is seen both ways: rows 0, 2, 4, ... are observed, rows 1, 3, 5, ... complete.
     """
-
-    def __init__(
-        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
-    ) -> None:
-        self._complete = CompleteImages(data, split, law, mask_seed, device)
 
     def __len__(self) -> int:
         return len(self._complete) // 2

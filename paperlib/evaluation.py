@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,8 @@ class EvaluationProtocol:
         if self.data.masks() is not None:
             raise DataError(f"{self.data.folder} has no complete images to measure against")
         self.extractor = load_extractor(device)
-        self.law = law_of(config)
         self.images = CompleteImages(
-            self.data, config.eval_split, self.law, config.mask_seed, device
+            self.data, config.eval_split, law_of(config), config.mask_seed, device
         )
         self.count = min(config.eval_images, len(self.images))
 
@@ -55,17 +55,19 @@ class EvaluationProtocol:
             self.count,
             self.config.border,
             self.extractor,
-            self.originals(),
+            self.originals,
             title,
         )
 
     def measure_generated(self, images: Tensor) -> dict[str, dict[str, Any]]:
         """The distances of images that reconstruct nothing, (count, 3, H, W)."""
         fake = extract(self.extractor, images).cpu()
-        measured = distances(self.originals(), fake, self.extractor.name)
+        measured = distances(self.originals, fake, self.extractor.name)
         return {name: asdict(measurement) for name, measurement in measured.items()}
 
+    @cached_property
     def originals(self) -> Tensor:
+        """Their features, (count, F)."""
         return original_features(self.data, self.images, self.config, self.extractor)
 
 

@@ -76,6 +76,7 @@ def train(
     progress = Progress(config.steps, run.name, done=step)
     images = config.batch_size * method.batches_per_step
     clock = Clock(seconds)
+    kept_on_the_way = snapshot_steps(config)
     checkpointed, logged = clock.seconds(), (step, clock.seconds())
     between_steps = True
     try:
@@ -88,7 +89,7 @@ def train(
                 step += 1
                 for average in averages.values():
                     average.update(step)
-                if step in snapshot_steps(config):
+                if step in kept_on_the_way:
                     _save_snapshot(run, step, clock.seconds(), averages["generator"].model)
                 between_steps = True
             note = ""
