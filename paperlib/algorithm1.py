@@ -43,6 +43,10 @@ from paperlib.losses import (
 from paperlib.models import Discriminator, Encoder, Generator
 
 
+MASKS_SHOWN = {"observation": 0, "own_mask": 1, "both_masks": 2}
+"""Channels that D sees beside an observation's own, by ``discriminator_sees``."""
+
+
 @dataclass
 class Networks:
     """G, D and E of a run."""
@@ -66,7 +70,7 @@ def build_networks(config: RunConfig) -> Networks:
     c = config
     return Networks(
         G=build_generator(c),
-        D=Discriminator(c.size, c.d_channels, c.patch, c.attention, c.bands),
+        D=Discriminator(c.size, c.d_channels, c.patch, c.attention, c.bands + MASKS_SHOWN[c.sees]),
         E=Encoder(c.size, c.e_channels, c.nz, c.patch, c.bands),
     )
 
@@ -81,6 +85,7 @@ class Pass:
     z: Tensor  # (B, nz)
     x_tilde: Tensor  # (B, 3, H, W)  reconstructions
     y_tilde: Tensor  # (B, 3, H, W)  reconstructions, masked afresh
+    m_real: Tensor | None = None  # (B, 1, H, W)  masks independent of y, for the mask-aware D
     z_rec: Tensor | None = None  # (B, nz)
     z_enc: Latent | None = None
     x_hat: Tensor | None = None  # (B, 3, H, W)
@@ -105,8 +110,6 @@ def forward(
         generator: source of all randomness, on the device of ``y``.
         config: the variant (``method``) and the switches.
     """
-    encodes_z = config.method in ("encoding_z", "both")  # equation 6
-    encodes_y = config.method in ("encoding_y", "both")  # equation 7
     batch, _, size, _ = y.shape
 
     # Line 3: fresh masks
@@ -118,10 +121,10 @@ def forward(
     # Line 7: mask the reconstruction afresh
     y_tilde = corrupt(x_tilde, m_tilde)
     result = Pass(y, m, m_tilde, z, x_tilde, y_tilde)
-    if encodes_z:
+    if config.encodes_z:  # equation 6
         # Line 8: read z from what G generated, and from nothing that y could tell
         result.z_rec = nets.E(*_shown_to_encoder(result, config.z_rec_from))[0]
-    if encodes_y:
+    if config.encodes_y:  # equation 7
         # Line 9: encode the observation
         result.z_enc = Latent(*nets.E(y, m))
         noise = torch.randn(batch, config.nz, generator=generator, device=y.device)
@@ -130,6 +133,8 @@ def forward(
         result.x_hat = composite(nets.G(y_tilde, m_tilde, code), y_tilde, m_tilde)
         # Line 11: measure with the original mask
         result.y_hat = corrupt(result.x_hat, m)
+    if config.sees == "both_masks":  # not in the paper
+        result.m_real = p_m.sample(batch, size, generator, m)
     return result
 
 
@@ -145,15 +150,36 @@ def _shown_to_encoder(p: Pass, z_rec_from: str) -> tuple[Tensor, Tensor]:
     return corrupt(image, mask), mask
 
 
+def shown_to_discriminator(image: Tensor, mask: Tensor, filled: Tensor | None, sees: str) -> Tensor:
+    """What D judges: the paper's observation, or (not in the paper) masks beside it.
+
+    With both masks D compares the triples (y~, m~, m) and (y, m_y, m'), with m' ~ p_M independent
+    of y. Where it cannot tell them apart, x~ is independent of the mask m of the observation that
+    it came from; then x~ given y is the posterior (notebook 08 has the proof).
+
+    Args:
+        image: an observation, real or of a reconstruction, (B, C, H, W).
+        mask: its own mask, (B, 1, H, W).
+        filled: the mask of the observation that the reconstruction came from; for a real
+            observation, an independent one, (B, 1, H, W).
+        sees: "observation", "own_mask" or "both_masks".
+
+    Returns:
+        (B, C + 0, 1 or 2, H, W).
+    """
+    return torch.cat([image, mask, filled][: 1 + MASKS_SHOWN[sees]], dim=1)
+
+
 def discriminator_loss(
     D: nn.Module, p: Pass, config: RunConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Line 12, negated: what D descends. G receives no gradient."""
     adv = ADVERSARIAL[config.adversarial]
-    fakes = [p.y_tilde.detach()]
+    real = shown_to_discriminator(p.y, p.m, p.m_real, config.sees)
+    fakes = [shown_to_discriminator(p.y_tilde.detach(), p.m_tilde, p.m, config.sees)]
     if config.d_sees_y_hat and p.y_hat is not None:  # equation 7, figure 3
-        fakes.append(p.y_hat.detach())
-    d_real, *d_fakes = D(torch.cat([p.y, *fakes])).chunk(1 + len(fakes))  # (B,) each
+        fakes.append(shown_to_discriminator(p.y_hat.detach(), p.m, p.m_tilde, config.sees))
+    d_real, *d_fakes = D(torch.cat([real, *fakes])).chunk(1 + len(fakes))  # (B,) each
     loss = adv.real(d_real) + sum(adv.fake(d) for d in d_fakes) / len(d_fakes)
     return loss, {"loss_d": loss, "d_real": d_real.mean(), "d_fake": d_fakes[0].mean()}
 
@@ -161,7 +187,9 @@ def discriminator_loss(
 def generator_loss(D: nn.Module, p: Pass, config: RunConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Lines 13 to 15: what G and E descend. D's parameters receive no gradient."""
     adv = ADVERSARIAL[config.adversarial]
-    judged = [p.y_tilde] if p.y_hat is None else [p.y_tilde, p.y_hat]
+    judged = [shown_to_discriminator(p.y_tilde, p.m_tilde, p.m, config.sees)]
+    if p.y_hat is not None:  # x^ came from y~, so from what m~ showed
+        judged.append(shown_to_discriminator(p.y_hat, p.m, p.m_tilde, config.sees))
     d_tilde, *d_hat = D(torch.cat(judged)).chunk(len(judged))  # (B,) each
     # Line 13
     terms = {"adv_y_tilde": adv.generator(d_tilde)}
@@ -196,7 +224,7 @@ class Algorithm1:
             net.to(device, memory_format=torch.channels_last)
         betas = (config.beta1, config.beta2)  # Adam(0, 0.99), section 3.3
         g_and_e = [*self.nets.G.parameters()]
-        if config.method in ("encoding_z", "encoding_y", "both"):  # base has no use for E
+        if config.encodes_z or config.encodes_y:  # base has no use for E
             g_and_e += self.nets.E.parameters()
         self.optimizer_d = torch.optim.Adam(self.nets.D.parameters(), config.lr_d, betas)
         self.optimizer_g = torch.optim.Adam(g_and_e, config.lr_g, betas)

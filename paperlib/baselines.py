@@ -16,7 +16,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from paperlib.algorithm1 import Algorithm1, Networks, build_generator, build_networks
+from paperlib.algorithm1 import (
+    MASKS_SHOWN,
+    Algorithm1,
+    Networks,
+    build_generator,
+    build_networks,
+    shown_to_discriminator,
+)
 from paperlib.config import RunConfig
 from paperlib.corruption import composite, corrupt
 from paperlib.data import (
@@ -120,9 +127,28 @@ class Game:
     """What MisGAN's critics compare."""
 
     y: Tensor  # (B, 3, H, W)  observations: real to D_x
+    m: Tensor  # (B, 1, H, W)  their masks
+    m_tilde: Tensor  # (B, 1, H, W)  fresh masks
     y_x: Tensor  # (B, 3, H, W)  generated images, masked afresh: fake to D_x
     x: Tensor  # (B, 3, H, W)  generated images: real to D
     x_tilde: Tensor  # (B, 3, H, W)  imputed observations: fake to D
+
+    def shown_to_d_x(self, sees: str) -> tuple[Tensor, Tensor]:
+        """Observations, real and of generated images; with their masks, if D sees any."""
+        own = "observation" if sees == "observation" else "own_mask"
+        return (
+            shown_to_discriminator(self.y, self.m, None, own),
+            shown_to_discriminator(self.y_x, self.m_tilde, None, own),
+        )
+
+    def shown_to_d(self, sees: str) -> tuple[Tensor, Tensor]:
+        """Complete images, generated and imputed; with both_masks the mask that G filled in from,
+        for a generated image an independent one. A complete image has no mask of its own."""
+        filled = "own_mask" if sees == "both_masks" else "observation"
+        return (
+            shown_to_discriminator(self.x, self.m_tilde, None, filled),
+            shown_to_discriminator(self.x_tilde, self.m, None, filled),
+        )
 
 
 class MisGAN:
@@ -144,12 +170,14 @@ class MisGAN:
         self.batches_per_step = c.critic_steps
         self.p_m = law_of(c)
         # no spectral normalisation in the critics: the gradient penalty holds them
-        critic = {"patch": c.patch, "attention": c.attention, "c_in": c.bands, "spectral": False}
+        critic = {"patch": c.patch, "attention": c.attention, "spectral": False}
+        d_x_sees = c.bands + min(MASKS_SHOWN[c.sees], 1)
+        d_sees = c.bands + (c.sees == "both_masks")
         self.nets = MisGANNetworks(
             G=build_generator(c),
-            D=Discriminator(c.size, c.d_channels, **critic),
+            D=Discriminator(c.size, c.d_channels, c_in=d_sees, **critic),
             G_x=build_data_generator(c),
-            D_x=Discriminator(c.size, c.d_channels, **critic),
+            D_x=Discriminator(c.size, c.d_channels, c_in=d_x_sees, **critic),
         )
         for net in vars(self.nets).values():
             net.to(device, memory_format=torch.channels_last)
@@ -165,7 +193,8 @@ class MisGAN:
         m_tilde = self.p_m.sample(len(y), c.size, generator, m)  # (B, 1, H, W)
         z = torch.randn(len(y), c.nz, generator=generator, device=device)  # (B, nz)
         x = self.nets.G_x(code)
-        return Game(y, corrupt(x, m_tilde), x, composite(self.nets.G(y, m, z), y, m))
+        x_tilde = composite(self.nets.G(y, m, z), y, m)
+        return Game(y, m, m_tilde, corrupt(x, m_tilde), x, x_tilde)
 
     def critic_loss(
         self, critic: nn.Module, real: Tensor, fake: Tensor, generator: torch.Generator
@@ -180,8 +209,10 @@ class MisGAN:
     def generator_losses(self, p: Game) -> tuple[Tensor, Tensor]:
         """What G and what G_x descend; each learns from its own loss alone."""
         adv = Wasserstein()
-        loss_g = adv.generator(self.nets.D(p.x_tilde))
-        loss_g_x = adv.generator(self.nets.D_x(p.y_x)) + self.config.beta * self.nets.D(p.x).mean()
+        _, y_x = p.shown_to_d_x(self.config.sees)
+        x, x_tilde = p.shown_to_d(self.config.sees)
+        loss_g = adv.generator(self.nets.D(x_tilde))
+        loss_g_x = adv.generator(self.nets.D_x(y_x)) + self.config.beta * self.nets.D(x).mean()
         return loss_g, loss_g_x
 
     def step(
@@ -193,8 +224,9 @@ class MisGAN:
             y, m = next(batches)
             with torch.no_grad():
                 p = self.forward(y, m, generator)
-            loss_d_x, _, _ = self.critic_loss(nets.D_x, p.y, p.y_x, generator)
-            loss_d, d_real, d_fake = self.critic_loss(nets.D, p.x, p.x_tilde, generator)
+            sees = self.config.sees
+            loss_d_x, _, _ = self.critic_loss(nets.D_x, *p.shown_to_d_x(sees), generator)
+            loss_d, d_real, d_fake = self.critic_loss(nets.D, *p.shown_to_d(sees), generator)
             for optimizer, loss in ((self.optimizer_d_x, loss_d_x), (self.optimizer_d, loss_d)):
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

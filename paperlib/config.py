@@ -136,9 +136,10 @@ class RunConfig(EvaluationConfig):
     """All that determines a training run and its evaluation. The defaults are the smoke size."""
 
     # what is learned: the rows of Table 1, then those of Table 2
-    method: Literal["base", "encoding_z", "encoding_y", "both", "unpaired", "paired", "misgan"] = (
-        "both"
-    )
+    # mask_aware is both, and D sees both masks
+    method: Literal[
+        "base", "encoding_z", "encoding_y", "both", "mask_aware", "unpaired", "paired", "misgan"
+    ] = "both"
     seed: int = Field(0, ge=0)  # of parameters, batches, z and fresh masks
 
     # networks (section 2.4); sizes chosen on the hold-out, see README
@@ -161,6 +162,9 @@ class RunConfig(EvaluationConfig):
     norm: Literal["l2", "l1"] = "l2"
     z_rec_from: Literal["generated", "y_tilde", "x_tilde", "eq6"] = "generated"
     z_enc: Literal["sampled", "deterministic"] = "sampled"
+    # What D is shown beside an observation: nothing, its mask, or also the mask of the observation
+    # that G filled in. None: both_masks for mask_aware, else the paper's observation
+    discriminator_sees: Literal["observation", "own_mask", "both_masks"] | None = None
     d_sees_y_hat: bool = False  # True: equation 7 and figure 3; False: Algorithm 1
 
     # the baselines' own terms (Table 2)
@@ -232,10 +236,44 @@ class RunConfig(EvaluationConfig):
             raise ValueError(f"{self.method} learns from complete images, incomplete has none")
         return self
 
+    @model_validator(mode="after")
+    def _what_d_sees_fits_the_method(self):
+        if self.discriminator_sees in (None, self._sees_by_itself):
+            return self
+        if self.method == "mask_aware":
+            raise ValueError("mask_aware is both with discriminator_sees: both_masks; set it so")
+        if self.method in ("unpaired", "paired"):
+            raise ValueError(f"discriminator_sees: {self.method} is judged by complete images")
+        return self
+
+    @property
+    def _sees_by_itself(self) -> str:
+        return "both_masks" if self.method == "mask_aware" else "observation"
+
+    @property
+    def sees(self) -> str:
+        """What D is shown: ``discriminator_sees``, or the method's own."""
+        return self.discriminator_sees or self._sees_by_itself
+
+    @property
+    def encodes_z(self) -> bool:
+        """Whether the loss has the term of equation 6."""
+        return self.method in ("encoding_z", "both", "mask_aware")
+
+    @property
+    def encodes_y(self) -> bool:
+        """Whether the loss has the terms of equation 7."""
+        return self.method in ("encoding_y", "both", "mask_aware")
+
+    @property
+    def row(self) -> str:
+        """The method as the tables have it; with what D sees, where that is not the method's own."""
+        return self.method + (f"-{self.sees}" if self.sees != self._sees_by_itself else "")
+
     @property
     def name(self) -> str:
         """The run's folder under results/PROFILE/runs/."""
-        return f"{self.corruption}-{self.method}-seed{self.seed}"
+        return f"{self.corruption}-{self.row}-seed{self.seed}"
 
     @property
     def evaluation_seed(self) -> int:

@@ -31,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "encoding_z": Algorithm1,
     "encoding_y": Algorithm1,
     "both": Algorithm1,
+    "mask_aware": Algorithm1,
     "unpaired": Unpaired,
     "paired": Paired,
     "misgan": MisGAN,

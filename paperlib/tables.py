@@ -20,6 +20,7 @@ TABLE1 = {
     "encoding_z": "encoding z (eq. 6)",
     "encoding_y": "encoding y (eq. 7)",
     "both": "both (eq. 8)",
+    "mask_aware": "mask-aware (ours)",
 }
 TABLE2 = {
     # without learning
@@ -35,7 +36,8 @@ TABLE2 = {
     "misgan": "MisGAN",
     "ambientgan": "AmbientGAN: MisGAN's own samples",
     "uair": "UAIR of deepinv (no z, no fresh masks)",
-    "both": "ours: both (eq. 8)",
+    "both": "both (eq. 8)",
+    "mask_aware": "mask-aware (ours)",
 }
 CORRUPTIONS = {
     "one_patch": "One Patch",
@@ -74,7 +76,7 @@ def load_evaluations(profile: str) -> pd.DataFrame:
         rows.extend(about | {"metric": k} | measured for k, measured in metrics.items())
 
     for config, record in load_records(profile):
-        add(config.corruption, config.method, config.seed, record["metrics"])
+        add(config.corruption, config.row, config.seed, record["metrics"])
         if "data_generator" in record:
             add(config.corruption, "ambientgan", config.seed, record["data_generator"])
     name = Path(profile).stem
