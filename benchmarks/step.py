@@ -36,7 +36,7 @@ def seconds(work: Callable[[], object]) -> float:
 def main(profile: str = "quick") -> None:
     """Measure the steps of a profile's `both` runs, one for each corruption."""
     a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
-    for config in (run for run in load_profile(profile) if run.method == "both" and run.seed == 0):
+    for config in (run for run in load_profile(profile) if run.row == "both" and run.seed == 0):
         measure(config, a, b)
 
 

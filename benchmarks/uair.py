@@ -158,7 +158,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="instead of the budget of seconds")
     options = parser.parse_args()
     for config in load_profile(options.profile):
-        if config.method == "both" and options.corruption in (None, config.corruption):
+        if config.row == "both" and options.corruption in (None, config.corruption):
             print(measure(options.profile, config, options.steps))
     return 0
 

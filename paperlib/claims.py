@@ -254,7 +254,7 @@ def judge_claims(profile: str) -> list[tuple[Claim, list[Judged]]]:
     evaluations = load_evaluations(profile)
     distance = distance_name(evaluations)
     courses: dict[tuple[str, str, int], Course] = {
-        (config.corruption, config.method, config.seed): record["course"]
+        (config.corruption, config.row, config.seed): record["course"]
         for config, record in load_records(profile)
         if "course" in record
     }

@@ -296,7 +296,8 @@ def load_profile(profile: str) -> list[RunConfig]:
     """The runs of ``configs/PROFILE.yaml``, the product of its ``matrix``, in the table's order.
 
     Raises:
-        ConfigurationError: no such profile, not a mapping, or a wrong key, which it names.
+        ConfigurationError: no such profile, not a mapping, a wrong key, which it names, or two runs
+            of one name.
     """
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else paths.config(profile)
     if not path.is_file():
@@ -313,7 +314,8 @@ def load_profile(profile: str) -> list[RunConfig]:
     said = {word for key in overrides for word in str(key).split()}
     if unknown := ", ".join(sorted(said - named)):
         raise ConfigurationError(f"{path}: overrides of {unknown}, which is not in the matrix")
-    runs = []
+    runs: list[RunConfig] = []
+    points: dict[str, dict[str, Any]] = {}  # of the matrix, by the run's name
     for values in itertools.product(*matrix.values()):
         point = dict(zip(matrix, values, strict=True))
         special: dict[str, Any] = {}
@@ -322,7 +324,10 @@ def load_profile(profile: str) -> list[RunConfig]:
         for key, changes in overrides.items():
             if set(str(key).split()) <= set(map(str, values)):
                 special |= changes
-        runs.append(RunConfig.parse(shared | point | special, str(path)))
+        run = RunConfig.parse(shared | point | special, str(path))
+        if (other := points.setdefault(run.name, point)) is not point:
+            raise ConfigurationError(f"{path}: two runs are called {run.name}: {other} and {point}")
+        runs.append(run)
     return runs
 
 

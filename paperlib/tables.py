@@ -62,7 +62,7 @@ DASH = "–"
 def load_evaluations(profile: str) -> pd.DataFrame:
     """Every metric of everything evaluated in a profile, one row each.
 
-    Columns: corruption, method, seed, metric, value, low, high, images. The method is that of a
+    Columns: corruption, method, seed, metric, value, low, high, images. The method is the row of a
     run, "ambientgan" for the samples of MisGAN's data generator, a reference (seed 0), or a peer.
 
     Raises:
@@ -78,7 +78,8 @@ def load_evaluations(profile: str) -> pd.DataFrame:
     for config, record in load_records(profile):
         add(config.corruption, config.row, config.seed, record["metrics"])
         if "data_generator" in record:
-            add(config.corruption, "ambientgan", config.seed, record["data_generator"])
+            row = config.row.replace("misgan", "ambientgan")
+            add(config.corruption, row, config.seed, record["data_generator"])
     name = Path(profile).stem
     for config in evaluation_configs(profile):
         for reference in REFERENCES:
