@@ -42,7 +42,6 @@ from paperlib.losses import (
 )
 from paperlib.models import Discriminator, Encoder, Generator
 
-
 MASKS_SHOWN = {"observation": 0, "own_mask": 1, "both_masks": 2}
 """Channels that D sees beside an observation's own, by ``discriminator_sees``."""
 

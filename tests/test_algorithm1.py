@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from itertools import product
 
 import pytest
 import torch
@@ -33,10 +34,12 @@ from paperlib.algorithm1 import (
     generator_loss,
 )
 from paperlib.config import RunConfig
-from paperlib.corruption import mask_law
+from paperlib.corruption import corrupt, mask_law
 from paperlib.losses import Latent
 
-METHODS = ["base", "encoding_z", "encoding_y", "both"]
+METHODS = ["base", "encoding_z", "encoding_y", "both", "mask_aware"]
+ENCODE_Z = ("encoding_z", "both", "mask_aware")
+ENCODE_Y = ("encoding_y", "both", "mask_aware")
 
 
 def run_forward(config: RunConfig, nets: Networks | None = None, y=None, m=None, seed=0) -> Pass:
@@ -65,14 +68,16 @@ def test_each_variant_computes_what_it_needs_and_no_more(method):
     p = run_forward(tiny(method=method))
     computed = {f.name for f in fields(Pass) if getattr(p, f.name) is not None}
     expected = {"y", "m", "m_tilde", "z", "x_tilde", "y_tilde"}
-    if method in ("encoding_z", "both"):
+    if method in ENCODE_Z:
         expected |= {"z_rec"}
-    if method in ("encoding_y", "both"):
+    if method in ENCODE_Y:
         expected |= {"z_enc", "x_hat", "y_hat"}
+    if method == "mask_aware":
+        expected |= {"m_real"}
     assert computed == expected
 
 
-@pytest.mark.parametrize("method, g_calls, e_calls", [("base", 1, 0), ("encoding_z", 1, 1), ("encoding_y", 2, 1), ("both", 2, 2)])  # fmt: skip
+@pytest.mark.parametrize("method, g_calls, e_calls", [("base", 1, 0), ("encoding_z", 1, 1), ("encoding_y", 2, 1), ("both", 2, 2), ("mask_aware", 2, 2)])  # fmt: skip
 def test_each_variant_calls_the_networks_as_often_as_it_needs(method, g_calls, e_calls):
     nets = stub_networks()
     run_forward(tiny(method=method), nets)
@@ -334,7 +339,7 @@ def test_generator_loss_gives_gradient_to_g_and_to_e_where_it_is_used(method):
     assert has_gradient(nets.E) == (method != "base")
     heads = {n.split(".")[0] for n, g in gradients(nets.E).items() if g.abs().max() > 0}
     assert ("mean" in heads) == (method != "base")
-    assert ("log_variance" in heads) == (method in ("encoding_y", "both"))  # z_enc is sampled
+    assert ("log_variance" in heads) == (method in ENCODE_Y)  # z_enc is sampled
 
 
 def test_every_term_reaches_g():
@@ -482,3 +487,177 @@ def test_optimisers_hold_each_network_once(method):
     ids = {name: {id(p) for p in net.parameters()} for name, net in vars(algorithm.nets).items()}
     assert held["d"] == ids["D"]
     assert held["g"] == (ids["G"] if method == "base" else ids["G"] | ids["E"])
+
+
+# What D sees beside an observation (not in the paper)
+
+MASKS = {"observation": 0, "own_mask": 1, "both_masks": 2}  # how many each switch shows
+
+
+def shown_to_d(p: Pass, config: RunConfig) -> list[torch.Tensor]:
+    """All that D is given, in its own phase and in G's."""
+    D = Recorder(mean_score)
+    discriminator_loss(D, p, config)
+    generator_loss(D, p, config)
+    return [given for (given,) in D.calls]
+
+
+@pytest.mark.parametrize("sees, masks", MASKS.items())
+@pytest.mark.parametrize("method, d_sees_y_hat", [("base", False), ("both", False), ("both", True)])
+def test_d_is_shown_channel_by_channel_what_the_switch_says(method, d_sees_y_hat, sees, masks):
+    config = tiny(method=method, discriminator_sees=sees, d_sees_y_hat=d_sees_y_hat)
+    p = run_forward(config)
+    fake, fake_hat = (p.y_tilde, p.m_tilde, p.m), (p.y_hat, p.m, p.m_tilde)
+    in_d_phase, in_g_phase = [(p.y, p.m, p.m_real), fake], [fake]
+    if method == "both":
+        in_g_phase.append(fake_hat)
+    if d_sees_y_hat:
+        in_d_phase.append(fake_hat)
+    for given, expected in zip(shown_to_d(p, config), (in_d_phase, in_g_phase), strict=True):
+        assert given.shape == (B * len(expected), 3 + masks, SIZE, SIZE)
+        for shown, (image, *beside) in zip(given.split(B), expected, strict=True):
+            assert torch.equal(shown[:, :3], image)
+            for channel, mask in enumerate(beside[:masks], 3):
+                assert torch.equal(shown[:, channel], mask[:, 0]), channel
+
+
+def test_mask_aware_is_both_whose_d_sees_both_masks():
+    logs, weights = [], []
+    for config in (tiny(method="mask_aware"), tiny(method="both", discriminator_sees="both_masks")):
+        torch.manual_seed(0)
+        algorithm = Algorithm1(config)
+        logs.append(algorithm.step(batches_of(0), seeds.generator("s")))
+        weights.append([state(net) for net in vars(algorithm.nets).values()])
+    assert logs[0] == logs[1]
+    for one, other in zip(*weights, strict=True):
+        assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.parametrize("method", ["base", "both"])
+@pytest.mark.parametrize("sees", MASKS)
+def test_a_mask_beside_the_real_observation_is_drawn_where_d_sees_it_alone(method, sees):
+    p = run_forward(tiny(method=method, discriminator_sees=sees))
+    assert (p.m_real is not None) == (sees == "both_masks")
+
+
+def test_mask_beside_the_real_observation_is_of_the_law_and_of_nothing_in_the_step():
+    config = tiny(method="mask_aware", corruption="drop_pixel")
+    p, again, other = (run_forward(config, seed=s) for s in (0, 0, 1))
+    assert torch.equal(p.m_real.sum((1, 2, 3)), p.m.sum((1, 2, 3)))  # the law's exact share
+    assert ((p.m_real == 0) | (p.m_real == 1)).all() and p.m_real.shape == p.m.shape
+    for masks in (p.m, p.m_tilde):
+        assert not (p.m_real.flatten(1)[:, None] == masks.flatten(1)[None]).all(-1).any()
+    assert torch.equal(p.m_real, again.m_real) and not torch.equal(p.m_real, other.m_real)
+    elsewhere = run_forward(config, None, *observations("drop_pixel", seed=100))
+    assert not torch.equal(elsewhere.m, p.m)
+    assert torch.equal(elsewhere.m_real, p.m_real)  # it does not hang on the observation
+
+
+@pytest.mark.parametrize("method", ["base", "both"])
+def test_what_d_sees_leaves_every_other_random_number_as_it_was(method):
+    nets = awake(build_networks(tiny()))
+    for net in vars(nets).values():
+        net.eval()
+    paper, own, both = (
+        run_forward(tiny(method=method, discriminator_sees=sees), nets) for sees in MASKS
+    )
+    for p in (own, both):
+        for key in ("z", "m_tilde", "x_tilde", "y_tilde", "z_rec", "x_hat", "y_hat"):
+            there, here = getattr(paper, key), getattr(p, key)
+            assert (there is None) == (here is None)
+            assert there is None or torch.equal(there, here), key
+
+
+@pytest.mark.parametrize("bands", [1, 3, 5])
+@pytest.mark.parametrize("sees, masks", MASKS.items())
+def test_d_has_a_channel_for_each_band_and_for_each_mask_that_it_sees(sees, masks, bands):
+    kind = {} if bands == 3 else {"dataset": "incomplete", "corruption": "observed"}
+    config = tiny(method="both", discriminator_sees=sees, bands=bands, **kind)
+    nets, (_, m) = build_networks(config), observations()
+    y = corrupt(torch.rand(B, bands, SIZE, SIZE, generator=seeds.generator("bands")) - 0.5, m)
+    p = forward(nets, y, m, mask_law("small_patch"), seeds.generator("s"), config)
+    assert p.x_tilde.shape == p.y_hat.shape == y.shape  # G and E are as they were
+    assert all(given.shape[1] == bands + masks for given in shown_to_d(p, config))
+    for loss in (discriminator_loss, generator_loss):
+        assert loss(nets.D, p, config)[0].isfinite()
+    for wrong in (bands + masks - 1, bands + masks + 1):
+        with pytest.raises(RuntimeError):
+            nets.D(torch.zeros(B, wrong, SIZE, SIZE))
+
+
+def test_score_of_d_hangs_on_every_channel_that_it_is_shown():
+    D = build_networks(tiny(method="mask_aware")).D.eval()
+    shown = shown_to_d(run_forward(tiny(method="mask_aware")), tiny(method="mask_aware"))[0]
+    for channel in range(5):
+        other = shown.clone()
+        other[:, channel] = 1 - other[:, channel]
+        assert (D(other) != D(shown)).all(), channel
+
+
+def pass_with_masks() -> Pass:
+    """``given_pass`` with 1/4 of m observed, 1/2 of m~, and 3/4 of the mask beside y."""
+    p = given_pass()
+    p.m, p.m_tilde, p.m_real = torch.zeros(3, B, 1, SIZE, SIZE)
+    for mask, quarters in ((p.m, 1), (p.m_tilde, 2), (p.m_real, 3)):
+        mask[:, :, : quarters * SIZE // 4] = 1
+    p.y, p.y_tilde, p.y_hat = (
+        corrupt(*pair) for pair in ((p.y, p.m), (p.y_tilde, p.m_tilde), (p.y_hat, p.m))
+    )
+    return p
+
+
+@pytest.mark.parametrize("channel, real, fake, fake_hat", [
+    (0, 0.2 / 4, 0.3 / 2, -0.4 / 4),  # y, y~, y^
+    (3, 0.25, 0.5, 0.25),  # their own masks: m, m~, m
+    (4, 0.75, 0.25, 0.5),  # the mask of the draw, and of what was filled in: m, m~
+])  # fmt: skip
+def test_losses_of_a_d_that_scores_one_channel_by_hand(channel, real, fake, fake_hat):
+    def d(shown):
+        return shown[:, channel].mean(dim=(1, 2))
+
+    p, config = pass_with_masks(), tiny(method="mask_aware")
+    loss, log = discriminator_loss(d, p, config)
+    assert loss.item() == pytest.approx((1 - real) + (1 + fake), rel=1e-5)
+    assert log["d_real"].item() == pytest.approx(real)
+    assert log["d_fake"].item() == pytest.approx(fake)
+    loss, _ = discriminator_loss(d, p, tiny(method="mask_aware", d_sees_y_hat=True))
+    assert loss.item() == pytest.approx((1 - real) + ((1 + fake) + (1 + fake_hat)) / 2, rel=1e-5)
+    loss, log = generator_loss(d, p, config)
+    assert log["adv_y_tilde"].item() == pytest.approx(-fake)
+    assert log["adv_y_hat"].item() == pytest.approx(-fake_hat)
+    expected = -fake + 10 * 0.6**2 - fake_hat + 3 * 0.5**2  # the errors as without masks
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_d_teaches_g_through_the_image_and_not_through_the_masks():
+    config = tiny(method="base", discriminator_sees="both_masks")
+    nets = awake(build_networks(config))
+    p = run_forward(config, nets)
+    assert not any(mask.requires_grad for mask in (p.m, p.m_tilde, p.m_real))
+    in_d_phase, in_g_phase = shown_to_d(p, config)
+    assert in_g_phase.requires_grad and not in_d_phase.requires_grad
+    for channels, learns in ((slice(3, 5), False), (slice(0, 3), True)):
+        nets.G.zero_grad()
+        generator_loss(lambda u, c=channels: mean_score(u[:, c]), p, config)[0].backward(
+            retain_graph=True
+        )
+        assert has_gradient(nets.G) is learns
+
+
+@pytest.mark.parametrize(
+    "method, sees",
+    [*product(["base", "both"], MASKS), ("mask_aware", None), ("mask_aware", "both_masks")],
+)
+def test_a_step_runs_with_every_switch_and_is_a_function_of_its_seeds(method, sees):
+    config = tiny(method=method, discriminator_sees=sees, accumulate=2, d_sees_y_hat=True)
+    logs, weights = [], []
+    for global_seed, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(0)
+        algorithm = Algorithm1(config)
+        torch.manual_seed(global_seed)
+        logs.append(algorithm.step(batches_of(0, 10), seeds.generator("s", seed)))
+        weights.append({n: state(net) for n, net in vars(algorithm.nets).items()})
+    assert all(value.isfinite() for value in logs[0].values())
+    assert logs[0] == logs[1] != logs[2]
+    for name, net in weights[0].items():
+        assert all(torch.equal(net[n], weights[1][name][n]) for n in net)

@@ -26,7 +26,7 @@ from helpers import (
 from torch import nn
 from torch.nn.utils import parametrize
 
-from paperlib import seeds
+from paperlib import baselines, seeds
 from paperlib.algorithm1 import Networks
 from paperlib.baselines import (
     Game,
@@ -317,10 +317,17 @@ def test_critic_loss_by_hand(lambda_gp):
     assert loss.item() == pytest.approx(-0.2 * c + 0.3 * c + lambda_gp * 4, rel=1e-4)
 
 
+def game(**images: torch.Tensor) -> Game:
+    """A quarter is observed in y, a half in the images masked afresh."""
+    m = half_observed()
+    m[:, :, SIZE // 4 :] = 0
+    return Game(m=m, m_tilde=half_observed(), **images)
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.1, 2.0])
 def test_generator_losses_by_hand(beta):
     method = misgan(stub_networks(d=3.0, d_x=2.0), beta=beta)
-    p = Game(y=grey(0.9), y_x=grey(0.5), x=grey(-0.4), x_tilde=grey(0.3))
+    p = game(y=grey(0.9), y_x=grey(0.5), x=grey(-0.4), x_tilde=grey(0.3))
     loss_g, loss_g_x = method.generator_losses(p)
     assert loss_g.item() == pytest.approx(-3 * 0.3)
     assert loss_g_x.item() == pytest.approx(-2 * 0.5 + beta * 3 * -0.4)
@@ -333,7 +340,7 @@ def test_beta_lets_g_x_descend_what_d_says_of_its_images(beta, d):
     method = misgan(stub_networks(d=d, d_x=2.0), beta=beta)
     level = torch.tensor(0.1, requires_grad=True)
     x = level.expand(B, 3, SIZE, SIZE)
-    p = Game(y=grey(0.0), y_x=corrupt(x, half_observed()), x=x, x_tilde=grey(0.3))
+    p = game(y=grey(0.0), y_x=corrupt(x, half_observed()), x=x, x_tilde=grey(0.3))
     method.generator_losses(p)[1].backward()
     assert level.grad.item() == pytest.approx(-2 * 0.5 + beta * d)
 
@@ -395,8 +402,11 @@ def test_a_step_of_misgan_moves_critics_then_generators(monkeypatch):
     assert not any(value.requires_grad for value in log.values())
 
 
-def test_critics_of_a_step_compare_the_right_images_and_every_batch_once(monkeypatch):
-    method = misgan(critic_steps=2)
+@pytest.mark.parametrize("sees, d_x_masks, d_masks", [(None, 0, 0), ("observation", 0, 0), ("own_mask", 1, 0), ("both_masks", 1, 1)])  # fmt: skip
+def test_critics_of_a_step_compare_the_right_images_and_every_batch_once(
+    sees, d_x_masks, d_masks, monkeypatch
+):
+    method = misgan(critic_steps=2, discriminator_sees=sees)
     games, compared = [], []
     forward, critic_loss = method.forward, method.critic_loss
 
@@ -413,15 +423,18 @@ def test_critics_of_a_step_compare_the_right_images_and_every_batch_once(monkeyp
     method.step(batches_of(method, 2), seeds.generator("s"))
     first, second, of_generators = games
     nets = method.nets
-    expected = [
-        call for p in (first, second) for call in ((nets.D_x, p.y, p.y_x), (nets.D, p.x, p.x_tilde))
-    ]
-    assert len(compared) == 4
-    assert all(
-        a is b
-        for got, due in zip(compared, expected, strict=True)
-        for a, b in zip(got, due, strict=True)
-    )
+    expected = []
+    for p in (first, second):
+        real, fake = (p.y, p.m), (p.y_x, p.m_tilde)  # each with its own mask
+        expected.append((nets.D_x, d_x_masks, real, fake))
+        real, fake = (p.x, p.m_tilde), (p.x_tilde, p.m)  # beside what was filled in, from where
+        expected.append((nets.D, d_masks, real, fake))
+    for (critic, *shown), (due, masks, *pairs) in zip(compared, expected, strict=True):
+        assert critic is due
+        for one, (image, mask) in zip(shown, pairs, strict=True):
+            assert one.shape[1] == 3 + masks
+            assert torch.equal(one[:, :3], image)
+            assert masks == 0 or torch.equal(one[:, 3:], mask)
     for seed, p in enumerate((first, second)):
         assert torch.equal(p.y, batch_for(method, seed)[0])
         assert not p.x.requires_grad and not p.x_tilde.requires_grad
@@ -499,6 +512,83 @@ def test_misgan_that_accumulates_is_refused_saying_what_to_set():
         RunConfig.parse({"method": "misgan", "accumulate": 2})
     assert "\n" not in str(error.value)
     assert RunConfig.parse({"method": "misgan", "accumulate": 1}).accumulate == 1
+
+
+@pytest.mark.parametrize("sees, d_x_masks, d_masks", [("observation", 0, 0), ("own_mask", 1, 0), ("both_masks", 1, 1)])  # fmt: skip
+def test_generators_of_misgan_are_judged_with_the_masks_that_the_critics_see(
+    sees, d_x_masks, d_masks
+):
+    method = misgan(stub_networks(), discriminator_sees=sees)
+    p = run_forward(method)
+    method.generator_losses(p)
+    expected = {"D_x": [(p.y_x, p.m_tilde)], "D": [(p.x_tilde, p.m), (p.x, p.m_tilde)]}
+    for name, masks in (("D_x", d_x_masks), ("D", d_masks)):
+        calls = getattr(method.nets, name).calls
+        for (shown,), (image, mask) in zip(calls, expected[name], strict=True):
+            assert torch.equal(shown, torch.cat([image, mask][: 1 + masks], dim=1))
+
+
+@pytest.mark.parametrize("channel, d_x_fake, d_fake, d_real", [
+    (0, 0.5, 0.3, -0.4),  # y_x, x~, x
+    (3, 0.5, 0.25, 0.5),  # m~ of y_x; m of x~, m~ beside x
+])  # fmt: skip
+def test_generator_losses_of_critics_that_score_one_channel_by_hand(
+    channel, d_x_fake, d_fake, d_real
+):
+    method = misgan(stub_networks(), beta=0.5, discriminator_sees="both_masks")
+    for name in ("D", "D_x"):
+        setattr(method.nets, name, lambda shown: shown[:, channel].mean(dim=(1, 2)))
+    p = game(y=grey(0.9), y_x=grey(0.5), x=grey(-0.4), x_tilde=grey(0.3))
+    loss_g, loss_g_x = method.generator_losses(p)
+    assert loss_g.item() == pytest.approx(-d_fake)
+    assert loss_g_x.item() == pytest.approx(-d_x_fake + 0.5 * d_real)
+
+
+def test_masks_of_misgan_s_game_are_those_of_its_images():
+    p = run_forward(misgan(corruption="drop_pixel"))
+    y, m = observations("drop_pixel")
+    assert torch.equal(p.y, y) and torch.equal(p.m, m)
+    assert torch.equal(p.y_x, corrupt(p.x, p.m_tilde)) and not torch.equal(p.m_tilde, m)
+
+
+def test_what_misgan_s_critics_see_leaves_every_random_number_as_it_was():
+    plain, own, both = (
+        run_forward(misgan(stub_networks(), discriminator_sees=sees))
+        for sees in ("observation", "own_mask", "both_masks")
+    )
+    for p in (own, both):
+        for name, value in vars(plain).items():
+            assert torch.equal(getattr(p, name), value), name
+
+
+@pytest.mark.parametrize("sees", [None, "observation", "own_mask", "both_masks"])
+def test_a_step_of_misgan_with_every_switch_is_a_function_of_its_seeds(sees):
+    results = []
+    for global_seed, of in ((1, sees), (2, sees), (2, None)):
+        method = misgan(critic_steps=2, discriminator_sees=of)
+        torch.manual_seed(global_seed)
+        log = method.step(batches_of(method, 2), seeds.generator("s"))
+        assert all(value.isfinite() for value in log.values())
+        results.append((log, {name: state(net) for name, net in vars(method.nets).items()}))
+    (log, nets), (log_again, again), (log_plain, _) = results
+    assert log == log_again
+    assert all(torch.equal(v, again[key][n]) for key in nets for n, v in nets[key].items())
+    assert (log == log_plain) == (sees in (None, "observation"))  # nothing changes by default
+
+
+@pytest.mark.parametrize("sees, d_x_masks, d_masks", [("observation", 0, 0), ("own_mask", 1, 0), ("both_masks", 1, 1)])  # fmt: skip
+@pytest.mark.parametrize("bands", [1, 3])
+def test_critics_of_misgan_have_a_channel_for_each_band_and_each_mask(
+    bands, sees, d_x_masks, d_masks, monkeypatch
+):
+    kind = {} if bands == 3 else {"dataset": "incomplete", "corruption": "observed"}
+    config = tiny(method="misgan", discriminator_sees=sees, bands=bands, **kind)
+    monkeypatch.setattr(baselines, "law_of", lambda config: None)  # that of no prepared images
+    nets = MisGAN(config).nets
+    for critic, masks in ((nets.D_x, d_x_masks), (nets.D, d_masks)):
+        assert critic(torch.zeros(B, bands + masks, SIZE, SIZE)).shape == (B,)
+        with pytest.raises(RuntimeError):
+            critic(torch.zeros(B, bands + masks + 1, SIZE, SIZE))
 
 
 # The gradient penalty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -332,6 +333,19 @@ def test_without_snapshots_nothing_is_said_of_the_speed_of_misgan(results):
     profile = results(BETTER_THAN_MISGAN)
     assert verdict_of(6, profile) == "inconclusive"
     assert sorted(outcomes_of(6, profile)) == ["holds"] * 3 + ["open"] * 3
+
+
+def test_the_course_of_a_run_whose_d_was_switched_is_not_the_method_s_own(results):
+    profile = Path(results(BETTER_THAN_MISGAN, more=courses(course((5, 3.0)), THEIRS)))
+    before = claims_table(str(profile))
+    matrix = "corruption: [one_patch, small_patch, drop_pixel]\n  method: [both, misgan]"
+    profile.write_text(f"snapshots: 2\nmatrix:\n  {matrix}\n  discriminator_sees: [null, own_mask]")
+    for config in load_profile(str(profile)):
+        if config.row == "both-own_mask":
+            never = course((15, 9.0), (60, 8.0))
+            write_run("made_up", config, {FRECHET: 9.0}, course=never)
+    pd.testing.assert_frame_equal(claims_table(str(profile)), before)
+    assert verdict_of(6, str(profile)) == "reproduced"
 
 
 def test_times_over_several_seeds_have_the_widest_bounds(results):

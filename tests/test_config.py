@@ -46,6 +46,7 @@ def test_unknown_key_is_named_and_the_known_ones_listed():
         ("ema", 1.0),
         ("batch_size", 1),
         ("d_sees_y_hat", "perhaps"),
+        ("discriminator_sees", "everything"),
         ("g_channels", "wide"),
         ("g_channels", [16, "x"]),
         ("norm", "l3"),
@@ -161,6 +162,56 @@ def test_runs_of_a_product_have_their_own_names():
     assert len(names) == 8
 
 
+# What D sees
+
+MASKED = ["own_mask", "both_masks"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_d_sees_the_paper_s_observation_and_both_masks_in_mask_aware_alone(method):
+    config = RunConfig.parse({"method": method})
+    assert config.discriminator_sees is None
+    assert config.sees == ("both_masks" if method == "mask_aware" else "observation")
+    assert config.row == method and config.name == f"small_patch-{method}-seed0"
+
+
+@pytest.mark.parametrize("method", ["base", "encoding_z", "encoding_y", "both", "misgan"])
+@pytest.mark.parametrize("sees", MASKED)
+def test_another_view_of_d_makes_another_row_and_another_run(method, sees):
+    config = RunConfig.parse({"method": method, "discriminator_sees": sees, "seed": 3})
+    assert config.sees == sees and config.row == f"{method}-{sees}"
+    assert config.name == f"small_patch-{method}-{sees}-seed3"
+
+
+def test_the_method_s_own_view_of_d_may_be_said():
+    for method, sees in (("both", "observation"), ("paired", "observation"), ("mask_aware", "both_masks")):  # fmt: skip
+        config = RunConfig.parse({"method": method, "discriminator_sees": sees})
+        assert config.sees == sees and config.row == method
+
+
+@pytest.mark.parametrize("sees", ["observation", "own_mask"])
+def test_mask_aware_with_another_view_is_refused_naming_the_key(sees):
+    message = faults({"method": "mask_aware", "discriminator_sees": sees})
+    assert "mask_aware" in message and "discriminator_sees: both_masks" in message
+
+
+@pytest.mark.parametrize("method", ["unpaired", "paired"])
+@pytest.mark.parametrize("sees", MASKED)
+def test_masks_for_a_d_of_complete_images_are_refused_naming_the_key(method, sees):
+    message = faults({"method": method, "discriminator_sees": sees})
+    assert "discriminator_sees" in message and f"{method} is judged by complete" in message
+
+
+def test_losses_of_a_method_hang_on_the_method_and_not_on_what_d_sees():
+    losses = {m: (RunConfig(method=m).encodes_z, RunConfig(method=m).encodes_y) for m in METHODS}
+    assert losses == dict.fromkeys(METHODS, (False, False)) | {
+        "encoding_z": (True, False), "encoding_y": (False, True),
+        "both": (True, True), "mask_aware": (True, True),
+    }  # fmt: skip
+    config = RunConfig(method="base", discriminator_sees="both_masks")
+    assert not config.encodes_z and not config.encodes_y
+
+
 # Profiles
 
 
@@ -215,6 +266,33 @@ def test_overrides_of_two_values_apply_where_both_are_and_the_last_wins(profile)
         )
     )
     assert [r.nz for r in runs] == [8, 4, 8, 3]
+
+
+def test_what_d_sees_may_be_in_the_matrix(profile):
+    runs = load_profile(
+        profile("matrix: {method: [base, both], discriminator_sees: [null, own_mask, both_masks]}")
+    )
+    assert [run.row for run in runs] == [
+        "base", "base-own_mask", "base-both_masks", "both", "both-own_mask", "both-both_masks",
+    ]  # fmt: skip
+    assert len({run.name for run in runs}) == 6
+
+
+@pytest.mark.parametrize(
+    "matrix, name, points",
+    [
+        ("discriminator_sees: [null, observation]", "small_patch-both-seed0", ["None}", "'observation'}"]),
+        ("lambda_z: [1.0, 2.0]", "small_patch-both-seed0", ["1.0}", "2.0}"]),
+        ("seed: [1, 2, 1]", "small_patch-both-seed1", ["{'seed': 1} and {'seed': 1}"]),
+    ],
+)  # fmt: skip
+def test_two_runs_of_one_name_are_refused_naming_both_points(profile, matrix, name, points):
+    path = profile(f"matrix: {{{matrix}}}")
+    with pytest.raises(ConfigurationError) as error:
+        load_profile(path)
+    message = str(error.value)
+    assert path in message and name in message and "\n" not in message
+    assert all(point in message for point in points)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_log_has_a_line_every_few_steps_and_one_at_the_end(workspace, tiny_confi
 # Resumption
 
 
-@pytest.mark.parametrize("method", ["base", "both", *BASELINES])
+@pytest.mark.parametrize("method", ["base", "both", "mask_aware", *BASELINES])
 @pytest.mark.parametrize("step", [1, 3])
 def test_resumed_run_equals_an_uninterrupted_one(workspace, tiny_config, method, step):
     several = {"critic_steps": 2} if method == "misgan" else {"accumulate": 2}
