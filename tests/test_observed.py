@@ -106,10 +106,11 @@ def test_tiles_hold_what_was_observed_and_nothing_else(empty_workspace, folder):
         assert not levels[~seen].any()
 
 
-def test_garbage_under_the_holes_leaves_training_bit_identical(empty_workspace, folder):
+@pytest.mark.parametrize("method", ["both", "mask_aware"])
+def test_garbage_under_the_holes_leaves_training_bit_identical(empty_workspace, folder, method):
     train_at = {}
     for name in ("a", "b"):
-        run = config(folder)
+        run = config(folder, method=method)
         prepare(run.data)
         train(run, empty_workspace / name)
         train_at[name] = (empty_workspace / name / "generator.safetensors").read_bytes()
