@@ -1,5 +1,5 @@
-"""``python -m paperlib prepare | describe | train | evaluate | references | tables | inpaint``,
-without notebooks."""
+"""``python -m paperlib prepare | describe | train | evaluate | references | tables | select |
+inpaint``, without notebooks."""
 
 from __future__ import annotations
 
@@ -42,18 +42,59 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--corruption", help="only this corruption, e.g. small_patch")
         if name in ("train", "evaluate"):
             command.add_argument("--run", help="only this run, e.g. small_patch-both-seed0")
+    _add_select(commands)
     _add_inpaint(commands)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         if options.command == "inpaint":
             return _inpaint(options)
+        if options.command == "select":
+            return _select(options)
         _run(options)
     except (ConfigurationError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    return 0
+
+
+def _add_select(commands: Any) -> None:
+    command = commands.add_parser(
+        "select",
+        help="choose settings without complete images",
+        description="Train a run with every combination of the values given, score each on "
+        "observed pixels of the hold-out that are hidden again, and list them, the best first. "
+        "Goes on where it stopped.",
+    )
+    command.add_argument("profile", help="a name in configs/, or a YAML file")
+    command.add_argument("--run", required=True, help="which run, e.g. small_patch-both-seed0")
+    command.add_argument(
+        "values", nargs="+", metavar="KEY=V1,V2,...", help="e.g. lambda_z=0.5,1,2 steps=400,800"
+    )
+
+
+def _select(options: argparse.Namespace) -> int:
+    from paperlib import selection
+    from paperlib.data import prepare
+
+    config = _named(load_profile(options.profile), options.run)
+    grid = {}
+    for pair in options.values:
+        key, equals, values = pair.partition("=")
+        try:
+            grid[key] = yaml.safe_load(f"[{values}]")
+        except yaml.YAMLError:
+            raise ConfigurationError(f"select: the values of {pair!r} are not YAML") from None
+        if not grid[key]:
+            raise ConfigurationError(f"select takes KEY=V1,V2,..., got {pair!r}")
+    folder = paths.RESULTS / Path(options.profile).stem / "selection" / config.name
+    selection.candidates(config, grid)  # a wrong value is said before hours of work
+    prepare(config.data)
+    found = selection.search(config, grid, folder)
+    print(selection.as_lines(found))
+    print(f"best: {found[0]['name']}; records in {folder}")
     return 0
 
 
@@ -130,14 +171,7 @@ def _run(options: argparse.Namespace) -> None:
         written = [*write_tables(options.profile), *write_claims(options.profile)]
         print("\n".join(map(str, written)))
         return
-    if options.run:
-        known = [run.name for run in runs]
-        runs = [run for run in runs if run.name == options.run]
-        if not runs:
-            raise ConfigurationError(
-                f"no run {options.run!r} in {profile}; known: {', '.join(known)}"
-            )
-    for run in runs:
+    for run in [_named(runs, options.run)] if options.run else runs:
         folder = paths.runs(profile) / run.name
         if options.command == "train":
             from paperlib.data import prepare
@@ -149,6 +183,15 @@ def _run(options: argparse.Namespace) -> None:
             from paperlib.evaluation import evaluate_run
 
             evaluate_run(folder)
+
+
+def _named(runs: list[RunConfig], name: str) -> RunConfig:
+    """The run called ``name``; ConfigurationError lists the names."""
+    for run in runs:
+        if run.name == name:
+            return run
+    known = ", ".join(run.name for run in runs)
+    raise ConfigurationError(f"no run {name!r}; known: {known}")
 
 
 def _describe(run: RunConfig, picture: Path) -> None:

@@ -51,7 +51,7 @@ class DataConfig(_Strict):
 
     dataset: str = "bluemarble"  # bluemarble | celeba | lsun | recipe1m | folder | incomplete
     source: str | None = None  # zip or folder of all but bluemarble, relative to the repository
-    size: int = Field(32, ge=8, le=512)  # image side, pixels
+    size: int = Field(32, ge=4, le=512)  # image side, pixels
     # file: the test images last; official: the partition that celeba and recipe1m come with
     split: Literal["auto", "random", "region", "file", "official"] = "auto"
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
@@ -236,9 +236,19 @@ class RunConfig(EvaluationConfig):
             raise ValueError(f"{self.method} learns from complete images, incomplete has none")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _what_a_method_sees_by_itself_goes_without_saying(cls, values: Any) -> Any:
+        """One configuration for one run: None, where the method's own value is said aloud."""
+        if isinstance(values, dict):
+            own = _SEES_BY_ITSELF.get(values.get("method", ""), "observation")
+            if values.get("discriminator_sees") == own:
+                return values | {"discriminator_sees": None}
+        return values
+
     @model_validator(mode="after")
     def _what_d_sees_fits_the_method(self):
-        if self.discriminator_sees in (None, self._sees_by_itself):
+        if self.discriminator_sees is None:
             return self
         if self.method == "mask_aware":
             raise ValueError("mask_aware is both with discriminator_sees: both_masks; set it so")
@@ -247,13 +257,9 @@ class RunConfig(EvaluationConfig):
         return self
 
     @property
-    def _sees_by_itself(self) -> str:
-        return "both_masks" if self.method == "mask_aware" else "observation"
-
-    @property
     def sees(self) -> str:
         """What D is shown: ``discriminator_sees``, or the method's own."""
-        return self.discriminator_sees or self._sees_by_itself
+        return self.discriminator_sees or _SEES_BY_ITSELF.get(self.method, "observation")
 
     @property
     def encodes_z(self) -> bool:
@@ -268,7 +274,7 @@ class RunConfig(EvaluationConfig):
     @property
     def row(self) -> str:
         """The method as the tables have it; with what D sees, where that is not the method's own."""
-        return self.method + (f"-{self.sees}" if self.sees != self._sees_by_itself else "")
+        return self.method + (f"-{self.discriminator_sees}" if self.discriminator_sees else "")
 
     @property
     def name(self) -> str:
@@ -287,6 +293,8 @@ class RunConfig(EvaluationConfig):
             **{key: getattr(self, key) for key in EvaluationConfig.model_fields}
         )
 
+
+_SEES_BY_ITSELF = {"mask_aware": "both_masks"}  # all others: observation
 
 BOOKKEEPING = {"log_every", "checkpoint_seconds", "threads"}
 """Keys of RunConfig that may change between the interruption of a run and its continuation."""

@@ -18,7 +18,7 @@ from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.data import CompleteImages, Prepared, law_of, load_prepared
 from paperlib.features import extract, load_extractor
 from paperlib.methods import plain_generator
-from paperlib.metrics import BATCH, distances, evaluate
+from paperlib.metrics import BATCH, METRICS_VERSION, distances, evaluate
 from paperlib.sampling import Reconstruct, sampler
 from paperlib.sources import DataError
 from paperlib.training import default_device, load_generator, snapshot_path, snapshot_steps
@@ -45,6 +45,7 @@ class EvaluationProtocol:
             "extractor": self.extractor.name,
             "split": self.config.eval_split,
             "images": self.config.eval_images,
+            "metrics": METRICS_VERSION,
         }
 
     def measure(self, reconstruct: Reconstruct, title: str) -> dict[str, dict[str, Any]]:

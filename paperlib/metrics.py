@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from paperlib.calibration import coverage, energy_score
 from paperlib.corruption import corrupt
 from paperlib.data import CompleteImages
 from paperlib.features import extract, kernel_distance_name
 from paperlib.progress import Progress
 from paperlib.sampling import Reconstruct
 
+METRICS_VERSION = 2  # 2: calibration; an evaluation by an older one is done again
 BATCH = 100  # images per pass; no result depends on it
 RESAMPLES = 1000  # of the bootstrap, for means over images
 DISTANCE_RESAMPLES = 20  # of the bootstrap, for the Frechet distance
@@ -81,7 +83,7 @@ def evaluate(
 
     table = {name: torch.cat(values).double().numpy() for name, values in measured.items()}
     jump, true_jump = table.pop("jump"), table.pop("true_jump")
-    result = {name: bootstrap_ratio(values) for name, values in table.items()}
+    result = {name: bootstrap_ratio(v[np.isfinite(v)]) for name, v in table.items()}
     result["seam"] = bootstrap_ratio(jump, true_jump)
     real = torch.cat(originals) if real_features is None else real_features[:count]
     result |= distances(real, torch.cat(fakes), extractor.name)
@@ -106,6 +108,9 @@ def per_image(
         mse_best: over missing pixels, of the best sample (best of 10);
         mse_without_z: over missing pixels, at z = 0;
         std: over the samples (ddof = 1), mean over channels and missing pixels (section 3.4);
+        energy: energy score of the samples over missing entries, lower is better, and
+        coverage_50, coverage_80: share of the missing entries in the samples' central intervals
+            (see ``calibration``); NaN where nothing is missing;
         jump, true_jump: mean |difference| across the observed/missing border in the first sample
             and in the original; the seam ratio is the ratio of their means.
     """
@@ -122,6 +127,9 @@ def per_image(
         "mse_best": over_missing.min(dim=0).values,
         "mse_without_z": ((without_z - x).square() * missing).sum(dim=(1, 2, 3)) / n_missing,
         "std": (deviation * missing).sum(dim=(1, 2, 3)) / n_missing,
+        "energy": energy_score(x_tilde, x, missing > 0),
+        "coverage_50": coverage(x_tilde, x, missing > 0, 0.5),
+        "coverage_80": coverage(x_tilde, x, missing > 0, 0.8),
         "jump": jump_across_border(x_tilde[0], m),
         "true_jump": jump_across_border(x, m),
     }
