@@ -88,8 +88,8 @@ def _inpaint(options: argparse.Namespace) -> int:
     how = Options(
         samples=options.samples,
         seed=options.seed,
-        rule=options.missing,
-        value=options.missing_value,
+        missing=options.missing,
+        missing_value=options.missing_value,
         limits=tuple(options.range) if options.range else None,
         max_pixels=options.max_pixels,
     )

@@ -45,8 +45,8 @@ class Options:
 
     samples: int = 5
     seed: int = 0
-    rule: str = "auto"  # of missing pixels, see ``incomplete``
-    value: float | None = None  # that of missing pixels
+    missing: str = "auto"  # what says which pixels are missing, see ``incomplete``
+    missing_value: float | None = None  # or the value that they have
     limits: tuple[float, float] | None = None  # the values that stand for -1 and 1
     max_pixels: int = MAX_PIXELS
 
@@ -102,7 +102,8 @@ def inpaint(
     for path in files:
         name = path.relative_to(root).as_posix()
         try:
-            image = read_incomplete(path, options.rule, options.value, options.max_pixels)
+            how = options.missing, options.missing_value, options.max_pixels
+            image = read_incomplete(path, *how)
             results = fill_in(G, config, image, name, options, trained_on)
             target = (output / name).with_suffix(_suffix(path))
             if target in taken:

@@ -554,7 +554,7 @@ def test_command_does_as_it_is_told(command, run, tmp_path):
         "--range", "0", "255", "--max-pixels", "480",
     )  # fmt: skip
     assert status == 0 and not any(line.startswith("error") for line in lines)
-    inpaint(run, path, tmp_path / "same", Options(samples=2, seed=3, value=0))
+    inpaint(run, path, tmp_path / "same", Options(samples=2, seed=3, missing_value=0))
     assert contents(tmp_path / "out") == contents(tmp_path / "same")
     assert len(names(tmp_path / "out")) == 5
 
