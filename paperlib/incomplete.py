@@ -113,7 +113,7 @@ def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]
         if suffix in (".tif", ".tiff"):
             return _decode_tiff(path, max_pixels)
         with open_image(path, max_pixels) as image:
-            if any(";16" in str(tile.args) for tile in image.tile) and image.mode != "I;16":
+            if _deep(image) and image.mode != "I;16":
                 array = _decode_16_bits(path)  # which Pillow would bring down to 8
             else:
                 if image.mode == "P":
@@ -154,18 +154,25 @@ def _decode_16_bits(path: Path) -> np.ndarray:
     return array[..., [2, 1, 0, *range(3, array.shape[2])]]
 
 
-def image_shape(path: Path) -> tuple[int, int]:
-    """(height, width), from the header alone where the format has one; ValueError names the file."""
+def image_header(path: Path) -> tuple[tuple[int, int], np.dtype]:
+    """(height, width) and the type of the values, without decoding them; ValueError names the file."""
     try:
         if path.suffix.lower() == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array.shape[:2], array.dtype
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
-                return file.pages[0].imagelength, file.pages[0].imagewidth
+                page = file.pages[0]
+                return (page.imagelength, page.imagewidth), page.dtype
         with Image.open(path) as image:
-            return image.height, image.width
+            return (image.height, image.width), np.dtype(np.uint16 if _deep(image) else np.uint8)
     except Exception as error:
         raise ValueError(f"{path}: cannot be decoded ({error})") from None
+
+
+def _deep(image: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel, which Pillow's mode need not say."""
+    return any(";16" in str(tile.args) for tile in image.tile)
 
 
 def _check_size(shape: tuple[int, ...], max_pixels: int) -> None:

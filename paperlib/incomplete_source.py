@@ -7,6 +7,7 @@ a mask is set to 0 here, so that nothing behind it goes any further.
 from __future__ import annotations
 
 import functools
+import threading
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from paperlib.image_source import (
 )
 from paperlib.incomplete import (
     Incomplete,
-    image_shape,
+    image_header,
     incomplete_files,
     read_incomplete,
 )
@@ -60,6 +61,7 @@ class IncompleteFolder(Source):
             "resize": f"shorter side to {self.size} by area averaging of what was observed, centre",
         }[config.fit]
         self._read = functools.lru_cache(DECODED)(self._read_file)
+        self._finding, self._limits = threading.Lock(), None
 
     @cached_property
     def files(self) -> list[Path]:
@@ -78,7 +80,7 @@ class IncompleteFolder(Source):
                 names.append(name)
                 continue
             try:
-                height, width = image_shape(path)
+                (height, width), _ = image_header(path)
             except ValueError:
                 names.append(f"{name}#0,0")  # reading it will say what is wrong
                 continue
@@ -87,24 +89,35 @@ class IncompleteFolder(Source):
             names += [f"{name}#{top},{left}" for top, left in places]
         return names
 
-    @cached_property
+    @property
     def limits(self) -> list[list[float]]:
         """The values of each band that stand for -1 and 1: 0 and 255 for 8 bits, else the least
-        and the greatest that was observed anywhere."""
+        and the greatest that was observed anywhere. Found once, by the first thread that asks."""
+        with self._finding:
+            if self._limits is None:
+                self._limits = self._find_limits()
+        if (self._limits[0] < self._limits[1]).all():
+            return self._limits.T.tolist()
+        raise DataError(f"incomplete: {self.root}: a band with one value only, or no image")
+
+    def _find_limits(self) -> np.ndarray:
+        """(2, C), the lower ones first. Of files of 8 bits one is decoded, the rest say the same."""
         low, high = np.full(self.config.bands, np.inf), np.full(self.config.bands, -np.inf)
+        one_of_8_bits = False
         for path in self.files:
             try:
+                if one_of_8_bits and image_header(path)[1] == np.uint8:
+                    continue
                 image = self._read(path)
             except (ValueError, OSError):
                 continue
             if image.values.dtype == np.uint8:
+                one_of_8_bits = True
                 low, high = np.minimum(low, 0), np.maximum(high, 255)
                 continue
             seen = image.values[image.observed]  # (n, C)
             low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
-        if not (low < high).all():
-            raise DataError(f"incomplete: {self.root}: a band with one value only, or no image")
-        return [[float(a), float(b)] for a, b in zip(low, high, strict=True)]
+        return np.stack([low, high])
 
     def _read_file(self, path: Path) -> Incomplete:
         c = self.config

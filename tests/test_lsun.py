@@ -94,7 +94,9 @@ def test_one_bad_value_in_a_hundred_is_left_out_and_named(empty_workspace, fault
     images[key(33)] = fault(images[key(33)])
     done = prepare(config_of(bedrooms(empty_workspace, images)))
     assert list(done.manifest["failed"]) == [key(33)]
-    assert reason in done.manifest["failed"][key(33)] and "0x" not in done.manifest["failed"][key(33)]
+    assert (
+        reason in done.manifest["failed"][key(33)] and "0x" not in done.manifest["failed"][key(33)]
+    )
     assert len(done.images()) == 119 == len(done.manifest["ids"])
     last = list(done.manifest["ids"])[-1]  # those after it keep their pixels
     assert np.abs(done.images()[-1] - decoded(images[last])[:, 4:20].astype(float)).max() <= 1

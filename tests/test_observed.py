@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from paperlib import paths, seeds
+from paperlib import incomplete_source, paths, seeds
 from paperlib.clouds import clear_sky, fractal_noise, write_cloudy_scenes
 from paperlib.config import ConfigurationError, RunConfig
 from paperlib.corruption import ObservedMasks
 from paperlib.data import Observations, law_of, load_prepared, prepare
 from paperlib.describe import describe
 from paperlib.evaluation import EvaluationProtocol
-from paperlib.sources import DataError
+from paperlib.sources import DataError, open_source
 from paperlib.training import train
 
 SIZE = 16
@@ -178,6 +180,52 @@ def test_images_of_other_band_counts_are_named(empty_workspace, folder):
     Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(folder / "grey.mask.png")
     with pytest.raises(DataError, match=r"grey\.png: 1 bands, not 3"):
         prepare(config(folder).data)
+
+
+@pytest.fixture
+def decoded_files(monkeypatch) -> list[str]:
+    """The names of the files that are decoded, as often as they are."""
+    names, decode = [], incomplete_source.read_incomplete
+    monkeypatch.setattr(
+        incomplete_source,
+        "read_incomplete",
+        lambda path, *options: names.append(path.name) or decode(path, *options),
+    )
+    return names
+
+
+def write_npy(folder, *dtypes) -> None:
+    """Two bands a file, values 1 to 200; the first pixel is missing."""
+    rng = np.random.default_rng(3)
+    folder.mkdir()
+    for i, dtype in enumerate(dtypes):
+        values = rng.integers(1, 200, (SIZE, SIZE, 2)).astype(dtype)
+        values[0, 0] = 0
+        np.save(folder / f"{i}.npy", values)
+
+
+def test_limits_of_8_bits_are_known_from_one_file(empty_workspace, tmp_path, decoded_files):
+    write_npy(tmp_path / "bands", *[np.uint8] * 5, np.uint16)
+    data = config(tmp_path / "bands", bands=2, missing_value=0.0).data
+    assert open_source(data).limits == [[0.0, 255.0]] * 2
+    assert decoded_files == ["0.npy", "5.npy"]
+
+
+def test_limits_are_found_once_whatever_the_threads(empty_workspace, tmp_path, decoded_files):
+    write_npy(tmp_path / "bands", *[np.float32] * 20)
+    source = open_source(config(tmp_path / "bands", bands=2, missing_value=0.0).data)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: source.limits, range(8)))
+    assert found == found[:1] * 8 and len(decoded_files) == 20
+
+
+def test_a_band_of_one_value_is_an_error_that_names_the_folder(empty_workspace, tmp_path):
+    (tmp_path / "flat").mkdir()
+    values = np.ones((SIZE, SIZE), np.float32)
+    values[0, 0] = np.nan
+    np.save(tmp_path / "flat" / "a.npy", values)
+    with pytest.raises(DataError, match="a.npy#0,0: .*flat: a band with one value only"):
+        prepare(config(tmp_path / "flat", bands=1, validation=0.0).data)
 
 
 # What cannot be
