@@ -57,8 +57,7 @@ class DataConfig(_Strict):
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
     test: float = Field(0.10, ge=0)  # likewise
     split_seed: int = 0
-    # An image of more is left out, undecoded; None: 100 million. Pillow has a limit of its own.
-    max_pixels: int | None = Field(None, ge=1, le=178_956_970)
+    max_pixels: int | None = Field(None, ge=1)  # more: left out, undecoded; None: 100 million
     # of the data set incomplete
     bands: int = Field(3, ge=1, le=16)  # channels of an image
     fit: Literal["crop", "resize"] = "crop"  # how larger images become size x size
@@ -69,6 +68,12 @@ class DataConfig(_Strict):
     def _bands_of_incomplete_images(self):
         if self.bands != 3 and self.dataset != "incomplete":
             raise ValueError(f"{self.dataset} has 3 bands; others need the dataset incomplete")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_say_what_is_missing(self):
+        if self.missing != "auto" and self.missing_value is not None:
+            raise ValueError(f"missing: {self.missing} and missing_value contradict: give one")
         return self
 
     @field_validator("validation", "test", "missing_value", mode="before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import IO
@@ -11,6 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # of an image, where the configuration gives no max_pixels
+
+
+_OPENING = threading.Lock()  # held while Pillow's own limit is off
 
 
 class DataError(ValueError):
@@ -52,18 +56,23 @@ class Source:
         """Let go of open files."""
 
 
-def open_image(file: Path | IO[bytes], max_pixels: int) -> Image.Image:
+def open_image(file: Path | IO[bytes], max_pixels: float) -> Image.Image:
     """An image of which only the header is read: its pixels are decoded when they are asked for.
+
+    ``max_pixels`` takes the place of Pillow's own limit, be it lower or higher.
 
     Raises:
         ValueError: not an image, or one of more than ``max_pixels`` pixels.
     """
     try:
-        image = Image.open(file)
+        with _OPENING:
+            pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(file)
+            finally:
+                Image.MAX_IMAGE_PIXELS = pillows
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow can read") from None
-    except Image.DecompressionBombError as error:  # Pillow's own limit, above any max_pixels
-        raise ValueError(f"more pixels than max_pixels ({max_pixels}) allows: {error}") from None
     width, height = image.size
     if width * height > max_pixels:
         image.close()

@@ -75,7 +75,8 @@ def inpaint(
         the images that failed, each with the reason.
 
     Raises:
-        InpaintError: there is no image, or ``output`` is not empty.
+        InpaintError: there is no image, ``output`` is not empty or lies in ``source``, or the
+            options contradict each other.
         RunError: ``run`` is not a trained run.
     """
     if not source.exists():
@@ -88,6 +89,17 @@ def inpaint(
         raise InpaintError(f"{output} is a file: choose a folder")
     if options.limits and not -np.inf < options.limits[0] < options.limits[1] < np.inf:
         raise InpaintError(f"--range must be two numbers, the lower first, got {options.limits}")
+    if options.missing != "auto" and options.missing_value is not None:
+        raise InpaintError(
+            f"--missing {options.missing} and --missing-value contradict each other: give one"
+        )
+    if options.max_pixels < 1:
+        raise InpaintError(f"--max-pixels must be at least 1, got {options.max_pixels}")
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise InpaintError(
+            f"{output} lies in {source}, whose images the next run would read with the results in "
+            "it: choose a folder elsewhere"
+        )
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise InpaintError(f"{output} is not empty: choose another folder, or --overwrite")
     root = source.parent if source.is_file() else source

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 import torch
 from helpers import changed
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 from paperlib import inpaint as module
@@ -217,9 +217,10 @@ def test_another_seed_gives_other_samples(run, source, output, tmp_path):
 
 
 def test_equal_images_of_different_names_get_different_samples(run, source, tmp_path):
+    (tmp_path / "in").mkdir()
     for name in ("a.npy", "b.npy"):
-        shutil.copy(source / "float.npy", tmp_path / name)
-    inpaint(run, tmp_path, tmp_path / "out", Options(samples=1))
+        shutil.copy(source / "float.npy", tmp_path / "in" / name)
+    inpaint(run, tmp_path / "in", tmp_path / "out", Options(samples=1))
     a, b = (stored(tmp_path / "out" / f"{name}-sample1.npy") for name in "ab")
     assert not np.array_equal(a, b)
 
@@ -510,6 +511,30 @@ def test_folder_in_use_is_refused_and_left_as_it_is(run, source, tmp_path):
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 
 
+@pytest.mark.parametrize("name", [".", "out", "sub/../out"])
+def test_folder_within_the_input_is_refused(run, tmp_path, name):
+    write_alpha(tmp_path / "a.png", picture())
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(InpaintError, match="whose images the next run"):
+        inpaint(run, tmp_path, tmp_path / name, Options(), overwrite=True)
+    assert names(tmp_path) == {"a.png"}
+    assert inpaint(run, tmp_path / "a.png", tmp_path / "out", Options(samples=1)) == {}
+
+
+def test_turned_photograph_comes_back_upright(run, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).save(path, exif=turned)
+    seen = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    observed = holes(seen)
+    Image.fromarray(np.where(observed, 255, 0).astype(np.uint8)).save(tmp_path / "a.mask.png")
+    assert inpaint(run, path, tmp_path / "out", Options(samples=1)) == {}
+    with Image.open(tmp_path / "out" / "a-sample1.png") as result:
+        assert not result.getexif()
+        assert np.array_equal(np.asarray(result)[observed], seen[observed])
+
+
 def test_empty_folder_is_taken(run, source, tmp_path):
     assert inpaint(run, source / "float.npy", tmp_path, Options(samples=1)) == {}
     assert len(names(tmp_path)) == 4
@@ -571,6 +596,17 @@ def test_missing_rule_of_the_command(command, run, tmp_path):
     path = write_alpha(tmp_path / "a.png", picture())
     status, lines = command(run, path, tmp_path / "out", "--missing", "mask")
     assert status == 1 and any("a.mask.png is missing" in line for line in lines)
+
+
+def test_rule_and_value_contradict_each_other(command, run, source, tmp_path):
+    outcome = command(run, source, tmp_path / "out", "--missing", "mask", "--missing-value", "0")
+    assert_refused(outcome, "--missing mask and --missing-value contradict")
+
+
+def test_most_pixels_of_the_command(command, run, source, tmp_path):
+    assert_refused(command(run, source, tmp_path / "out", "--max-pixels", "0"), "--max-pixels")
+    status, lines = command(run, source / "rgba.png", tmp_path / "out", "--max-pixels", "479")
+    assert status == 1 and "24 x 20 px, more than max_pixels (479) allows" in lines[-2]
 
 
 def test_status_is_1_where_an_image_failed_and_the_line_names_it(command, run, one_bad, tmp_path):

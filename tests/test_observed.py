@@ -237,6 +237,7 @@ def test_a_band_of_one_value_is_an_error_that_names_the_folder(empty_workspace, 
         ({"corruption": "small_patch"}, "go together"),
         ({"dataset": "bluemarble"}, "go together"),
         ({"method": "paired"}, "learns from complete images"),
+        ({"missing": "mask", "missing_value": 0}, "missing: mask and missing_value contradict"),
     ],
 )
 def test_what_does_not_fit_incomplete_images_is_refused(changes, words):
