@@ -7,7 +7,9 @@ a mask is set to 0 here, so that nothing behind it goes any further.
 from __future__ import annotations
 
 import functools
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -103,21 +105,30 @@ class IncompleteFolder(Source):
     def _find_limits(self) -> np.ndarray:
         """(2, C), the lower ones first. Of files of 8 bits one is decoded, the rest say the same."""
         low, high = np.full(self.config.bands, np.inf), np.full(self.config.bands, -np.inf)
-        one_of_8_bits = False
-        for path in self.files:
-            try:
-                if one_of_8_bits and image_header(path)[1] == np.uint8:
-                    continue
-                image = self._read(path)
-            except (ValueError, OSError):
-                continue
-            if image.values.dtype == np.uint8:
-                one_of_8_bits = True
-                low, high = np.minimum(low, 0), np.maximum(high, 255)
-                continue
-            seen = image.values[image.observed]  # (n, C)
-            low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
+        if any(self._can_be_read(path) for path in self.files if _has_8_bits(path)):
+            low, high = np.minimum(low, 0), np.maximum(high, 255)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(self.files), 1024):  # bounds the memory
+                for found in pool.map(self._extremes, self.files[start : start + 1024]):
+                    low, high = np.minimum(low, found[0]), np.maximum(high, found[1])
         return np.stack([low, high])
+
+    def _can_be_read(self, path: Path) -> bool:
+        try:
+            return self._read(path) is not None
+        except (ValueError, OSError):
+            return False
+
+    def _extremes(self, path: Path) -> tuple[np.ndarray | float, np.ndarray | float]:
+        """Of each band, (C,), of what is observed; infinite where 8 bits say it, or it is bad."""
+        try:
+            if not _has_8_bits(path):
+                image = self._read(path)
+                seen = image.values[image.observed]  # (n, C)
+                return seen.min(axis=0), seen.max(axis=0)
+        except (ValueError, OSError):
+            pass  # it will be named when it is to be used
+        return np.inf, -np.inf
 
     def _read_file(self, path: Path) -> Incomplete:
         c = self.config
@@ -151,6 +162,13 @@ class IncompleteFolder(Source):
         """Changes with the names, sizes and dates of the files and of their masks."""
         files = sorted(p.relative_to(self.root) for p in self.root.rglob("*") if p.is_file())
         return fingerprint_of_files(self.root, [p.as_posix() for p in files])
+
+
+def _has_8_bits(path: Path) -> bool:
+    try:
+        return image_header(path)[1] == np.uint8
+    except ValueError:
+        return False
 
 
 def _shrink(image: Incomplete, size: int) -> tuple[np.ndarray, np.ndarray]:
