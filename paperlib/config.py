@@ -37,12 +37,14 @@ class _Strict(BaseModel):
             known = ", ".join(cls.model_fields)
             faults = []
             for fault in error.errors():
-                key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+                key = ".".join(str(part) for part in fault["loc"])
                 if fault["type"] == "extra_forbidden":
                     faults.append(f"unknown key '{key}' (known: {known})")
-                else:
-                    message = fault["msg"].removeprefix("Value error, ")
-                    faults.append(f"key '{key}': {message}, got {fault['input']!r}"[:400])
+                    continue
+                message = fault["msg"].removeprefix("Value error, ")
+                if fault["loc"]:
+                    message = f"key '{key}': {message}, got {fault['input']!r}"
+                faults.append(message[:400])
             raise ConfigurationError(f"{source}: " + "; ".join(faults)) from None
 
 

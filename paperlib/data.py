@@ -283,7 +283,12 @@ def _refuse_what_is_no_line(config: DataConfig, image_id: str) -> None:
 def _failure_message(
     config: DataConfig, failed: dict[str, str], total: int, early: bool = False
 ) -> str:
-    first = "; ".join(f"{i}: {reason}" for i, reason in itertools.islice(failed.items(), 3))
+    firsts: dict[
+        tuple[str, str], str
+    ] = {}  # of the tiles of a file, "NAME#top,left", one is enough
+    for image_id, reason in failed.items():
+        firsts.setdefault((image_id.partition("#")[0], reason), f"{image_id}: {reason}")
+    first = "; ".join(itertools.islice(firsts.values(), 3))
     of = f"the first {total}" if early else total
     return f"{config.dataset}: {len(failed)} of {of} images cannot be used ({first})"
 

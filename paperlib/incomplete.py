@@ -70,6 +70,8 @@ def read_incomplete(
         raise ValueError(f"unknown rule {rule!r} for missing pixels, choose one of {RULES}")
     if value is not None and rule not in ("auto", "value"):
         raise ValueError(f"{path}: the rule {rule!r} and a value contradict each other: give one")
+    if value is not None and math.isnan(value):
+        rule, value = "nan", None
     values, alpha = _decode(path, max_pixels)
     beside = path.with_name(path.stem + MASK)
     if value is not None:

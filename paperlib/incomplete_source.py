@@ -81,15 +81,19 @@ class IncompleteFolder(Source):
             if self.config.fit == "resize":
                 names.append(name)
                 continue
-            try:
-                (height, width), _ = image_header(path)
-            except ValueError:
-                names.append(f"{name}#0,0")  # reading it will say what is wrong
-                continue
-            tops, lefts = (range(0, n - self.size + 1, self.size) for n in (height, width))
-            places = [(top, left) for top in tops for left in lefts] or [(0, 0)]
-            names += [f"{name}#{top},{left}" for top, left in places]
+            names += [f"{name}#{top},{left}" for top, left in self._places(path)]
         return names
+
+    def _places(self, path: Path) -> list[tuple[int, int]]:
+        """(top, left) of the tiles of a file; one where reading it will say what is wrong."""
+        try:
+            (height, width), _ = image_header(path)
+        except ValueError:
+            return [(0, 0)]
+        if height * width > (self.config.max_pixels or MAX_PIXELS):
+            return [(0, 0)]
+        tops, lefts = (range(0, n - self.size + 1, self.size) for n in (height, width))
+        return [(top, left) for top in tops for left in lefts] or [(0, 0)]
 
     @property
     def limits(self) -> list[list[float]]:
@@ -145,7 +149,7 @@ class IncompleteFolder(Source):
         image = self._read(self.root / name)
         height, width = image.observed.shape
         if min(height, width) < self.size:
-            raise ValueError(f"{height} x {width} is smaller than {self.size} x {self.size}")
+            raise ValueError(f"{width} x {height} px, smaller than the {self.size} px tiles")
         low, high = np.array(self.limits).T  # (C,) each
         if self.config.fit == "crop":
             top, left = map(int, place.split(","))

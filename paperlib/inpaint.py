@@ -6,6 +6,7 @@ share one z, and the tiles' answers are blended with weights that vanish towards
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,6 +298,8 @@ def _contact_sheet(path: Path, sheet: dict[str, dict[str, np.ndarray]]) -> None:
             for k in ("observed", "sample1", "mean")
         ]
         rows[name] = (pictures, shown["std"].astype(float).mean(axis=2))
-    figure = sheet_figure(rows)
-    records.write_atomically(path, lambda draft: figure.savefig(draft, format="png"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script without a font
+        figure = sheet_figure(rows)
+        records.write_atomically(path, lambda draft: figure.savefig(draft, format="png"))
     plt.close(figure)

@@ -169,6 +169,12 @@ def test_any_value_can_stand_for_missing(tmp_path, dtype, value):
     assert np.array_equal(read_incomplete(tmp_path / "a.npy", value=value).observed, OBSERVED)
 
 
+def test_nan_as_the_value_is_the_rule_nan(tmp_path):
+    write_image(tmp_path / "a.npy", holed(picture(dtype=np.float32), np.nan))
+    image = read_incomplete(tmp_path / "a.npy", value=np.nan)
+    assert image.rule == "nan" and np.array_equal(image.observed, OBSERVED)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "I;16", "RGB", "P"])
 def test_mask_may_be_of_any_kind_of_png(tmp_path, mode):
     write_image(tmp_path / "a.png", picture())

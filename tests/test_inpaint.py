@@ -69,9 +69,13 @@ def write_alpha(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def write_masked(path: Path, values: np.ndarray) -> Path:
-    mask = Image.fromarray(np.where(holes(values), 255, 0).astype(np.uint8))
+def write_mask(path: Path, observed: np.ndarray) -> None:
+    mask = Image.fromarray(np.where(observed, 255, 0).astype(np.uint8))
     mask.save(path.with_name(path.stem + ".mask.png"))
+
+
+def write_masked(path: Path, values: np.ndarray) -> Path:
+    write_mask(path, holes(values))
     if path.suffix == ".jpg":
         Image.fromarray(values).save(path)
     else:
@@ -190,6 +194,55 @@ def test_mean_and_std_of_integers_are_rounded(output, name):
     samples = np.stack([found[label] for label in LABELS[:SAMPLES]]).astype(float)
     np.testing.assert_allclose(found["mean"], samples.mean(axis=0), rtol=0, atol=1.01)
     np.testing.assert_allclose(found["std"], samples.std(axis=0, ddof=1), rtol=0, atol=1.51)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_round_trip_of_images_whose_missing_pixels_have_a_value(run, tmp_path, suffix, dtype):
+    if suffix == ".png" and dtype == np.float32:
+        return
+    values, path = picture(dtype=dtype), tmp_path / f"a{suffix}"
+    observed = holes(values)
+    write_image(path, np.where(observed[..., None], values, dtype(0)))
+    options = Options(samples=1, missing_value=0)
+    assert inpaint(run, path, tmp_path / "out", options) == {}
+    result = tmp_path / "out" / f"a-sample1{suffix}"
+    write_mask(result, observed)  # without which it cannot be read as incomplete
+    result = read_incomplete(result).values
+    assert result.dtype == dtype and result.shape == values.shape
+    assert result[observed].tobytes() == values[observed].tobytes()
+
+
+def test_every_way_to_say_what_is_missing_gives_the_same_samples(run, tmp_path):
+    values = picture()
+    observed = holes(values)[..., None]
+    found = {}
+    for way in ("alpha", "mask", "value", "nan"):
+        path = tmp_path / way / ("a.npy" if way == "nan" else "a.png")
+        path.parent.mkdir()
+        if way == "alpha":
+            write_alpha(path, values)
+        elif way == "mask":
+            write_masked(path, values)
+        elif way == "value":
+            write_image(path, np.where(observed, values, np.uint8(0)))
+        else:
+            np.save(path, np.where(observed, values.astype(np.float32), np.nan))
+        missing = {"missing_value": 0} if way == "value" else {"missing": way}
+        options = Options(samples=1, limits=(0, 255), **missing)
+        out = tmp_path / f"out {way}"
+        assert inpaint(run, path, out, options) == {}
+        found[way] = stored(next(out.glob("a-sample1.*"))).astype(float)
+    assert np.array_equal(found["alpha"], found["mask"])
+    assert np.array_equal(found["alpha"], found["value"])
+    seen = observed[..., 0]  # z hangs on the file's name, which is another for .npy
+    assert np.array_equal(found["nan"][seen], values[seen])
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_names_in_any_script_give_no_warnings(run, tmp_path):
+    path = write_alpha(tmp_path / "scène 图像.png", picture())
+    assert inpaint(run, path, tmp_path / "out", Options(samples=1)) == {}
 
 
 def test_one_sample_has_no_std(run, source, tmp_path):
@@ -528,7 +581,7 @@ def test_turned_photograph_comes_back_upright(run, tmp_path):
     Image.fromarray(picture()).save(path, exif=turned)
     seen = np.asarray(ImageOps.exif_transpose(Image.open(path)))
     observed = holes(seen)
-    Image.fromarray(np.where(observed, 255, 0).astype(np.uint8)).save(tmp_path / "a.mask.png")
+    write_mask(path, observed)
     assert inpaint(run, path, tmp_path / "out", Options(samples=1)) == {}
     with Image.open(tmp_path / "out" / "a-sample1.png") as result:
         assert not result.getexif()
