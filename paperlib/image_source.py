@@ -14,9 +14,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 100_000_000  # of an image, where the configuration gives no max_pixels
 
 
-_OPENING = threading.Lock()  # held while Pillow's own limit is off
-
-
 class DataError(ValueError):
     """Data that cannot be used; the message names it and says what to do."""
 
@@ -56,6 +53,28 @@ class Source:
         """Let go of open files."""
 
 
+class _PillowsLimitOff:
+    """Pillow's own limit of pixels is off while any thread is within, and then as it was."""
+
+    def __init__(self) -> None:
+        self._lock, self._within, self._limit = threading.Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_LIMIT_OFF = _PillowsLimitOff()
+
+
 def open_image(file: Path | IO[bytes], max_pixels: float) -> Image.Image:
     """An image of which only the header is read: its pixels are decoded when they are asked for.
 
@@ -65,12 +84,8 @@ def open_image(file: Path | IO[bytes], max_pixels: float) -> Image.Image:
         ValueError: not an image, or one of more than ``max_pixels`` pixels.
     """
     try:
-        with _OPENING:
-            pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(file)
-            finally:
-                Image.MAX_IMAGE_PIXELS = pillows
+        with _LIMIT_OFF:
+            image = Image.open(file)
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow can read") from None
     width, height = image.size
