@@ -37,6 +37,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/prepare.py
 
 # What was computed stays in data/ and results/.
 clean:

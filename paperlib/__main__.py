@@ -116,7 +116,10 @@ def _add_inpaint(commands: Any) -> None:
         "--range", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="the values of black and white (all of an integer type; 0 and 1 for floats)",
     )  # fmt: skip
-    command.add_argument("--max-pixels", type=int, default=MAX_PIXELS)
+    command.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N",
+        help=f"images of more are refused, undecoded ({MAX_PIXELS:,}); no other limit holds",
+    )  # fmt: skip
     command.add_argument("--overwrite", action="store_true", help="write into a folder in use")
 
 
@@ -129,8 +132,8 @@ def _inpaint(options: argparse.Namespace) -> int:
     how = Options(
         samples=options.samples,
         seed=options.seed,
-        rule=options.missing,
-        value=options.missing_value,
+        missing=options.missing,
+        missing_value=options.missing_value,
         limits=tuple(options.range) if options.range else None,
         max_pixels=options.max_pixels,
     )

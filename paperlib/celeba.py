@@ -14,7 +14,7 @@ from PIL import Image
 
 from paperlib.image_source import DataError, Source, fingerprint_of_files, open_image
 
-WEBSITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (research use only)"
+WEBSITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (non-commercial research only)"
 PARTITION = "list_eval_partition.txt"
 
 

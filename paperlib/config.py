@@ -37,12 +37,14 @@ class _Strict(BaseModel):
             known = ", ".join(cls.model_fields)
             faults = []
             for fault in error.errors():
-                key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+                key = ".".join(str(part) for part in fault["loc"])
                 if fault["type"] == "extra_forbidden":
                     faults.append(f"unknown key '{key}' (known: {known})")
-                else:
-                    message = fault["msg"].removeprefix("Value error, ")
-                    faults.append(f"key '{key}': {message}, got {fault['input']!r}"[:400])
+                    continue
+                message = fault["msg"].removeprefix("Value error, ")
+                if fault["loc"]:
+                    message = f"key '{key}': {message}, got {fault['input']!r}"
+                faults.append(message[:400])
             raise ConfigurationError(f"{source}: " + "; ".join(faults)) from None
 
 
@@ -57,8 +59,7 @@ class DataConfig(_Strict):
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
     test: float = Field(0.10, ge=0)  # likewise
     split_seed: int = 0
-    # An image of more is left out, undecoded; None: 100 million. Pillow has a limit of its own.
-    max_pixels: int | None = Field(None, ge=1, le=178_956_970)
+    max_pixels: int | None = Field(None, ge=1)  # more: left out, undecoded; None: 100 million
     # of the data set incomplete
     bands: int = Field(3, ge=1, le=16)  # channels of an image
     fit: Literal["crop", "resize"] = "crop"  # how larger images become size x size
@@ -69,6 +70,12 @@ class DataConfig(_Strict):
     def _bands_of_incomplete_images(self):
         if self.bands != 3 and self.dataset != "incomplete":
             raise ValueError(f"{self.dataset} has 3 bands; others need the dataset incomplete")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_say_what_is_missing(self):
+        if self.missing != "auto" and self.missing_value is not None:
+            raise ValueError(f"missing: {self.missing} and missing_value contradict: give one")
         return self
 
     @field_validator("validation", "test", "missing_value", mode="before")

@@ -208,13 +208,19 @@ def _decode_all(
         except Exception as error:  # decoders raise nearly anything on damaged files
             return " ".join(str(error).split()) or type(error).__name__
 
+    def read_several(image_ids: list[str]) -> list[np.ndarray | str | None]:
+        return [read(image_id) for image_id in image_ids]
+
     names, count, failed = source.ids, 0, {}
     total = len(names)
     shape = (config.size, config.size, config.bands)
     window = max(1, min(1024, 2**27 // np.prod(shape)))  # images that may wait to be written
+    workers = workers or os.cpu_count() or 1
+    # Handed to a thread at once, for each hand-over costs; and tiles of one file stay together
+    several = max(1, min(8, window // (4 * workers)))
     with (
         closing(Progress(total, f"decoding {total} images")) as progress,
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        ThreadPoolExecutor(workers) as pool,
         (draft / "images.npy").open("wb") as images,
         (draft / "masks.npy").open("wb") as masks,
         (draft / "ids.txt").open("w", encoding="utf-8", newline="\n") as ids,
@@ -224,7 +230,8 @@ def _decode_all(
         for batch in _batched(names, window):
             for image_id in batch:
                 _refuse_what_is_no_line(config, image_id)
-            for image_id, image in zip(batch, pool.map(read, batch), strict=True):
+            done = itertools.chain.from_iterable(pool.map(read_several, _batched(batch, several)))
+            for image_id, image in zip(batch, done, strict=True):
                 if image is None:
                     pass
                 elif isinstance(image, str):
@@ -276,7 +283,12 @@ def _refuse_what_is_no_line(config: DataConfig, image_id: str) -> None:
 def _failure_message(
     config: DataConfig, failed: dict[str, str], total: int, early: bool = False
 ) -> str:
-    first = "; ".join(f"{i}: {reason}" for i, reason in itertools.islice(failed.items(), 3))
+    firsts: dict[
+        tuple[str, str], str
+    ] = {}  # of the tiles of a file, "NAME#top,left", one is enough
+    for image_id, reason in failed.items():
+        firsts.setdefault((image_id.partition("#")[0], reason), f"{image_id}: {reason}")
+    first = "; ".join(itertools.islice(firsts.values(), 3))
     of = f"the first {total}" if early else total
     return f"{config.dataset}: {len(failed)} of {of} images cannot be used ({first})"
 

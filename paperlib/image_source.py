@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import IO
@@ -52,18 +53,41 @@ class Source:
         """Let go of open files."""
 
 
-def open_image(file: Path | IO[bytes], max_pixels: int) -> Image.Image:
+class _PillowsLimitOff:
+    """Pillow's own limit of pixels is off while any thread is within, and then as it was."""
+
+    def __init__(self) -> None:
+        self._lock, self._within, self._limit = threading.Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_LIMIT_OFF = _PillowsLimitOff()
+
+
+def open_image(file: Path | IO[bytes], max_pixels: float) -> Image.Image:
     """An image of which only the header is read: its pixels are decoded when they are asked for.
+
+    ``max_pixels`` takes the place of Pillow's own limit, be it lower or higher.
 
     Raises:
         ValueError: not an image, or one of more than ``max_pixels`` pixels.
     """
     try:
-        image = Image.open(file)
+        with _LIMIT_OFF:
+            image = Image.open(file)
     except UnidentifiedImageError:
         raise ValueError("not an image that Pillow can read") from None
-    except Image.DecompressionBombError as error:  # Pillow's own limit, above any max_pixels
-        raise ValueError(f"more pixels than max_pixels ({max_pixels}) allows: {error}") from None
     width, height = image.size
     if width * height > max_pixels:
         image.close()

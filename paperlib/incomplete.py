@@ -6,12 +6,13 @@
     value  a number that all bands of a missing pixel have, e.g. 0
 
 The first of these that a file has is taken, unless one is asked for; ``value`` is only ever asked
-for. Values keep the type that they are stored in, so that what was observed can be given back
+for. Images and masks that EXIF says are turned are read upright, as people see them. Values keep the type that they are stored in, so that what was observed can be given back
 unchanged.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ RULES = ("auto", "mask", "alpha", "nan", "value")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"}
 MASK = ".mask.png"
 MAX_BANDS = 16
+ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 
 Limit = float | np.ndarray  # one for all bands, or one a band (C,)
 
@@ -66,6 +68,10 @@ def read_incomplete(
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r} for missing pixels, choose one of {RULES}")
+    if value is not None and rule not in ("auto", "value"):
+        raise ValueError(f"{path}: the rule {rule!r} and a value contradict each other: give one")
+    if value is not None and math.isnan(value):
+        rule, value = "nan", None
     values, alpha = _decode(path, max_pixels)
     beside = path.with_name(path.stem + MASK)
     if value is not None:
@@ -80,7 +86,7 @@ def read_incomplete(
                 "NaN; or give the value of missing pixels"
             )
     if rule == "mask":
-        observed = _read_mask(beside, values.shape[:2])
+        observed = _read_mask(beside, values.shape[:2], max_pixels)
     elif rule == "alpha":
         if alpha is None:
             raise ValueError(f"{path}: it has no alpha channel")
@@ -113,14 +119,8 @@ def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]
         if suffix in (".tif", ".tiff"):
             return _decode_tiff(path, max_pixels)
         with open_image(path, max_pixels) as image:
-            if any(";16" in str(tile.args) for tile in image.tile) and image.mode != "I;16":
-                array = _decode_16_bits(path)  # which Pillow would bring down to 8
-            else:
-                if image.mode == "P":
-                    image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-                elif image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-                    image = image.convert("RGB")
-                array = np.asarray(image)
+            _refuse_several(image)
+            array = _upright(_pixels(path, image), _orientation(image))
         if array.ndim == 3 and array.shape[2] in (2, 4):
             return _as_bands(array[..., :-1]), array[..., -1]
         return _as_bands(array), None
@@ -130,42 +130,125 @@ def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]
         raise ValueError(f"{path}: {said}") from None
 
 
+def _pixels(path: Path, image: Image.Image) -> np.ndarray:
+    """(H, W) or (H, W, C) as stored; the last of 2 or 4 channels is alpha."""
+    if _deep(image) and image.mode != "I;16":
+        return _decode_16_bits(path, image)  # which Pillow would bring down to 8
+    clear = image.info.get("transparency")
+    if image.mode == "P":
+        return np.asarray(image.convert("RGB" if clear is None else "RGBA"))
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "1"):
+        return np.asarray(image.convert("RGB"))
+    if clear is None:
+        return np.asarray(image.convert("RGB") if image.mode == "1" else image)
+    if image.mode == "1" or any(f"L;{bits}" in str(t.args) for t in image.tile for bits in (2, 4)):
+        raise ValueError("one grey level of few is transparent: save it with an alpha channel")
+    array = np.asarray(image)
+    bands = array if array.ndim == 3 else array[..., None]
+    alpha = np.where((bands == clear).all(axis=2), 0, np.iinfo(array.dtype).max)
+    return np.dstack([array, alpha.astype(array.dtype)])
+
+
+def _refuse_several(image: Image.Image) -> None:
+    """ValueError for animations; a camera's JPEG may hold a second, smaller picture (MPO)."""
+    if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(f"an animation of {frames} pictures: save each as a file")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 to 8, from the header alone."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the pixels to look behind them
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF data are no reason to refuse an image
+        return 1
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, ...) as it is to be seen, of an image stored with one of EXIF's orientations."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
 def _decode_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
         _check_size((page.imagelength, page.imagewidth), max_pixels)
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             raise ValueError("a TIFF with a palette: save it as grey or RGB")
-        array = file.asarray()
+        # Of a page there may be smaller ones and a mask beside it (bits 1 and 4)
+        pages = sum(not getattr(p, "subfiletype", 0) & 5 for p in file.pages)
+        if pages > 1 or file.series[0].size != page.size:
+            raise ValueError("a TIFF of several pages: save each as a file, or bands in one page")
+        try:
+            array = file.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            raise ValueError(
+                f"a TIFF compressed by {page.compression.name}: run 'pip install imagecodecs', or "
+                "save it uncompressed"
+            ) from None
         planar = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3
         colours = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
         extra = page.extrasamples if page.photometric in colours else ()
-    array = np.moveaxis(array, 0, 2) if planar else array
+        turned = _tiff_orientation(page)
+    array = _upright(np.moveaxis(array, 0, 2) if planar else array, turned)
     if len(extra) == 1 and extra[0] in (1, 2) and array.ndim == 3 and array.shape[2] in (2, 4):
         return _as_bands(array[..., :-1]), array[..., -1]
     return _as_bands(array), None
 
 
-def _decode_16_bits(path: Path) -> np.ndarray:
-    """(H, W, 3 or 4) uint16 from a PNG, in the order R, G, B, A."""
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+def _tiff_orientation(page: tifffile.TiffPage) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return int(tag.value) if tag else 1
+
+
+def _decode_16_bits(path: Path, image: Image.Image) -> np.ndarray:
+    """(H, W, 2, 3 or 4) uint16 from a PNG, in the order R, G, B, A."""
+    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)  # also as turned
     if array is None or array.dtype != np.uint16 or array.ndim != 3:
         raise ValueError("a PNG of 16 bits that OpenCV cannot read")
+    if any("LA;16" in str(tile.args) for tile in image.tile):
+        return array[..., [0, -1]]  # grey, which OpenCV gives as three equal bands
     return array[..., [2, 1, 0, *range(3, array.shape[2])]]
 
 
-def image_shape(path: Path) -> tuple[int, int]:
-    """(height, width), from the header alone where the format has one; ValueError names the file."""
+def image_header(path: Path) -> tuple[tuple[int, int], np.dtype]:
+    """(height, width) upright and the type of the values, without decoding them.
+
+    Raises:
+        ValueError: it has no such header; the message names the file.
+    """
     try:
         if path.suffix.lower() == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array.shape[:2], array.dtype
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
-                return file.pages[0].imagelength, file.pages[0].imagewidth
-        with Image.open(path) as image:
-            return image.height, image.width
+                page = file.pages[0]
+                shape = page.imagelength, page.imagewidth
+                return _turned(shape, _tiff_orientation(page)), page.dtype
+        with open_image(path, math.inf) as image:
+            shape = _turned((image.height, image.width), _orientation(image))
+            return shape, np.dtype(np.uint16 if _deep(image) else np.uint8)
     except Exception as error:
         raise ValueError(f"{path}: cannot be decoded ({error})") from None
+
+
+def _turned(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return shape[::-1] if orientation in (5, 6, 7, 8) else shape
+
+
+def _deep(image: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel, which Pillow's mode need not say."""
+    return any(";16" in str(tile.args) for tile in image.tile)
 
 
 def _check_size(shape: tuple[int, ...], max_pixels: int) -> None:
@@ -188,18 +271,20 @@ def _as_bands(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+def _read_mask(path: Path, shape: tuple[int, int], max_pixels: int) -> np.ndarray:
     """(H, W) bool, white = observed."""
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     try:
-        with open_image(path, MAX_PIXELS) as image:
-            width, height = image.size
+        with open_image(path, max_pixels) as image:
+            _refuse_several(image)
+            orientation = _orientation(image)
+            height, width = _turned((image.height, image.width), orientation)
             if (height, width) != shape:
                 raise ValueError(
                     f"a mask of {width} x {height} px for an image of {shape[1]} x {shape[0]}"
                 )
-            return np.asarray(image.convert("L")) >= 128
+            return _upright(np.asarray(image.convert("L")) >= 128, orientation)
     except (ValueError, OSError, SyntaxError) as error:
         raise ValueError(f"{path}: {error}") from None
 

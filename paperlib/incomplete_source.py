@@ -7,6 +7,9 @@ a mask is set to 0 here, so that nothing behind it goes any further.
 from __future__ import annotations
 
 import functools
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from paperlib.image_source import (
 )
 from paperlib.incomplete import (
     Incomplete,
-    image_shape,
+    image_header,
     incomplete_files,
     read_incomplete,
 )
@@ -60,6 +63,7 @@ class IncompleteFolder(Source):
             "resize": f"shorter side to {self.size} by area averaging of what was observed, centre",
         }[config.fit]
         self._read = functools.lru_cache(DECODED)(self._read_file)
+        self._finding, self._limits = threading.Lock(), None
 
     @cached_property
     def files(self) -> list[Path]:
@@ -77,34 +81,58 @@ class IncompleteFolder(Source):
             if self.config.fit == "resize":
                 names.append(name)
                 continue
-            try:
-                height, width = image_shape(path)
-            except ValueError:
-                names.append(f"{name}#0,0")  # reading it will say what is wrong
-                continue
-            tops, lefts = (range(0, n - self.size + 1, self.size) for n in (height, width))
-            places = [(top, left) for top in tops for left in lefts] or [(0, 0)]
-            names += [f"{name}#{top},{left}" for top, left in places]
+            names += [f"{name}#{top},{left}" for top, left in self._places(path)]
         return names
 
-    @cached_property
+    def _places(self, path: Path) -> list[tuple[int, int]]:
+        """(top, left) of the tiles of a file; one where reading it will say what is wrong."""
+        try:
+            (height, width), _ = image_header(path)
+        except ValueError:
+            return [(0, 0)]
+        if height * width > (self.config.max_pixels or MAX_PIXELS):
+            return [(0, 0)]
+        tops, lefts = (range(0, n - self.size + 1, self.size) for n in (height, width))
+        return [(top, left) for top in tops for left in lefts] or [(0, 0)]
+
+    @property
     def limits(self) -> list[list[float]]:
         """The values of each band that stand for -1 and 1: 0 and 255 for 8 bits, else the least
-        and the greatest that was observed anywhere."""
+        and the greatest that was observed anywhere. Found once, by the first thread that asks."""
+        with self._finding:
+            if self._limits is None:
+                self._limits = self._find_limits()
+        if (self._limits[0] < self._limits[1]).all():
+            return self._limits.T.tolist()
+        raise DataError(f"incomplete: {self.root}: a band with one value only, or no image")
+
+    def _find_limits(self) -> np.ndarray:
+        """(2, C), the lower ones first. Of files of 8 bits one is decoded, the rest say the same."""
         low, high = np.full(self.config.bands, np.inf), np.full(self.config.bands, -np.inf)
-        for path in self.files:
-            try:
+        if any(self._can_be_read(path) for path in self.files if _has_8_bits(path)):
+            low, high = np.minimum(low, 0), np.maximum(high, 255)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(self.files), 1024):  # bounds the memory
+                for found in pool.map(self._extremes, self.files[start : start + 1024]):
+                    low, high = np.minimum(low, found[0]), np.maximum(high, found[1])
+        return np.stack([low, high])
+
+    def _can_be_read(self, path: Path) -> bool:
+        try:
+            return self._read(path) is not None
+        except (ValueError, OSError):
+            return False
+
+    def _extremes(self, path: Path) -> tuple[np.ndarray | float, np.ndarray | float]:
+        """Of each band, (C,), of what is observed; infinite where 8 bits say it, or it is bad."""
+        try:
+            if not _has_8_bits(path):
                 image = self._read(path)
-            except (ValueError, OSError):
-                continue
-            if image.values.dtype == np.uint8:
-                low, high = np.minimum(low, 0), np.maximum(high, 255)
-                continue
-            seen = image.values[image.observed]  # (n, C)
-            low, high = np.minimum(low, seen.min(axis=0)), np.maximum(high, seen.max(axis=0))
-        if not (low < high).all():
-            raise DataError(f"incomplete: {self.root}: a band with one value only, or no image")
-        return [[float(a), float(b)] for a, b in zip(low, high, strict=True)]
+                seen = image.values[image.observed]  # (n, C)
+                return seen.min(axis=0), seen.max(axis=0)
+        except (ValueError, OSError):
+            pass  # it will be named when it is to be used
+        return np.inf, -np.inf
 
     def _read_file(self, path: Path) -> Incomplete:
         c = self.config
@@ -121,7 +149,7 @@ class IncompleteFolder(Source):
         image = self._read(self.root / name)
         height, width = image.observed.shape
         if min(height, width) < self.size:
-            raise ValueError(f"{height} x {width} is smaller than {self.size} x {self.size}")
+            raise ValueError(f"{width} x {height} px, smaller than the {self.size} px tiles")
         low, high = np.array(self.limits).T  # (C,) each
         if self.config.fit == "crop":
             top, left = map(int, place.split(","))
@@ -138,6 +166,13 @@ class IncompleteFolder(Source):
         """Changes with the names, sizes and dates of the files and of their masks."""
         files = sorted(p.relative_to(self.root) for p in self.root.rglob("*") if p.is_file())
         return fingerprint_of_files(self.root, [p.as_posix() for p in files])
+
+
+def _has_8_bits(path: Path) -> bool:
+    try:
+        return image_header(path)[1] == np.uint8
+    except ValueError:
+        return False
 
 
 def _shrink(image: Incomplete, size: int) -> tuple[np.ndarray, np.ndarray]:

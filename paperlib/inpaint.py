@@ -6,6 +6,7 @@ share one z, and the tiles' answers are blended with weights that vanish towards
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,8 @@ class Options:
 
     samples: int = 5
     seed: int = 0
-    rule: str = "auto"  # of missing pixels, see ``incomplete``
-    value: float | None = None  # that of missing pixels
+    missing: str = "auto"  # what says which pixels are missing, see ``incomplete``
+    missing_value: float | None = None  # or the value that they have
     limits: tuple[float, float] | None = None  # the values that stand for -1 and 1
     max_pixels: int = MAX_PIXELS
 
@@ -75,7 +76,8 @@ def inpaint(
         the images that failed, each with the reason.
 
     Raises:
-        InpaintError: there is no image, or ``output`` is not empty.
+        InpaintError: there is no image, ``output`` is not empty or lies in ``source``, or the
+            options contradict each other.
         RunError: ``run`` is not a trained run.
     """
     if not source.exists():
@@ -88,6 +90,17 @@ def inpaint(
         raise InpaintError(f"{output} is a file: choose a folder")
     if options.limits and not -np.inf < options.limits[0] < options.limits[1] < np.inf:
         raise InpaintError(f"--range must be two numbers, the lower first, got {options.limits}")
+    if options.missing != "auto" and options.missing_value is not None:
+        raise InpaintError(
+            f"--missing {options.missing} and --missing-value contradict each other: give one"
+        )
+    if options.max_pixels < 1:
+        raise InpaintError(f"--max-pixels must be at least 1, got {options.max_pixels}")
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise InpaintError(
+            f"{output} lies in {source}, whose images the next run would read with the results in "
+            "it: choose a folder elsewhere"
+        )
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise InpaintError(f"{output} is not empty: choose another folder, or --overwrite")
     root = source.parent if source.is_file() else source
@@ -102,7 +115,8 @@ def inpaint(
     for path in files:
         name = path.relative_to(root).as_posix()
         try:
-            image = read_incomplete(path, options.rule, options.value, options.max_pixels)
+            how = options.missing, options.missing_value, options.max_pixels
+            image = read_incomplete(path, *how)
             results = fill_in(G, config, image, name, options, trained_on)
             target = (output / name).with_suffix(_suffix(path))
             if target in taken:
@@ -284,6 +298,8 @@ def _contact_sheet(path: Path, sheet: dict[str, dict[str, np.ndarray]]) -> None:
             for k in ("observed", "sample1", "mean")
         ]
         rows[name] = (pictures, shown["std"].astype(float).mean(axis=2))
-    figure = sheet_figure(rows)
-    records.write_atomically(path, lambda draft: figure.savefig(draft, format="png"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script without a font
+        figure = sheet_figure(rows)
+        records.write_atomically(path, lambda draft: figure.savefig(draft, format="png"))
     plt.close(figure)

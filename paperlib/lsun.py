@@ -25,8 +25,8 @@ class LSUN(Source):
     """
 
     HOW_TO_GET_IT = (
-        "download http://dl.yf.io/lsun/scenes/bedroom_train_lmdb.zip (43 GB, research use), unpack "
-        "it, and set source: to the folder bedroom_train_lmdb with data.mdb in it"
+        "download http://dl.yf.io/lsun/scenes/bedroom_train_lmdb.zip (43 GB), unpack it, and set "
+        "source: to the folder bedroom_train_lmdb with data.mdb in it"
     )
 
     def __init__(self, size: int, path: Path, max_pixels: int) -> None:

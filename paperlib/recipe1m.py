@@ -39,10 +39,9 @@ class Recipe1M(Source):
     """
 
     HOW_TO_GET_IT = (
-        "download recipe1M_layers.tar.gz and recipe1M_images_{train,val,test}.tar from "
-        "http://im2recipe.csail.mit.edu/dataset/download (after registration, research use only), "
-        "unpack the first into a folder and the others into images/ in it, and set source: to "
-        "that folder"
+        "download recipe1M_layers.tar.gz and recipe1M_images_{train,val,test}.tar (research use "
+        "only; access by the form that https://github.com/torralba-lab/im2recipe links to), unpack "
+        "the first into a folder and the others into images/ in it, and set source: to that folder"
     )
 
     def __init__(self, size: int, path: Path, max_pixels: int) -> None:

@@ -198,7 +198,12 @@ def load_generator(
     path = run / f"{name}.safetensors"
     if not (run / "record.json").is_file() or not path.is_file():
         raise records.RunError(f"{run} is not trained yet: run 'python -m paperlib train' first")
-    vouched = records.read_json(run / "record.json")[f"{name}_checksum"]
+    vouched = records.read_json(run / "record.json").get(f"{name}_checksum")
+    if vouched is None:
+        raise records.RunError(
+            f"{run / 'record.json'} lacks {name}_checksum, so {path.name} cannot be trusted: delete "
+            f"{run} and train again"
+        )
     if vouched != records.file_checksum(path):
         raise records.RunError(f"{path} is not the file that its record.json describes")
     G = plain_generator(records.load_config(run), name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_files import claiming, decoded, encoded, jpegs
+from image_files import FAULTS, decoded, encoded, jpegs
 from PIL import Image
 
 from paperlib.config import DataConfig
@@ -107,15 +107,7 @@ def config_of(path: Path, **changes) -> DataConfig:
     return DataConfig(**{"dataset": "celeba", "source": str(path), "size": 32} | changes)
 
 
-@pytest.mark.parametrize(
-    "fault, reason",
-    [
-        (lambda content: content[:-200], "truncated"),
-        (lambda content: b"no image", "not an image"),
-        (lambda content: claiming(content, 30_000, 30_000), "max_pixels"),
-    ],
-    ids=["truncated", "text", "huge"],
-)
+@FAULTS
 def test_bad_image_is_left_out_and_named(celeba_source, fault, reason):
     images = celeba_images(n=101)
     images["000007.jpg"] = fault(images["000007.jpg"])

@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from helpers import MeanAndSpread
+from PIL import Image
 
 from paperlib import paths
 from paperlib.__main__ import main
@@ -152,6 +154,23 @@ def test_run_of_another_configuration(tiny_profile, capsys):
 def test_prepare_says_what_it_has(tiny_profile, capsys):
     assert main(["prepare", tiny_profile]) == 0
     assert "60 images" in capsys.readouterr().out
+
+
+def test_describe_says_what_it_found_and_leaves_a_picture(empty_workspace, capsys):
+    rng = np.random.default_rng(0)
+    (empty_workspace / "mine").mkdir()
+    for k in range(12):
+        values = rng.integers(1, 256, (16, 16, 4), dtype=np.uint8)
+        values[..., 3] = 255 * (rng.random((16, 16)) < 0.7)
+        values[:, 0, 3] = 0  # a dead column
+        Image.fromarray(values).save(empty_workspace / "mine" / f"{k}.png")
+    keys = {"dataset": "incomplete", "corruption": "observed", "size": 16, "attention": 0}
+    source = {"source": str(empty_workspace / "mine")}
+    (empty_workspace / "mine.yaml").write_text(yaml.safe_dump(keys | source))
+    assert main(["describe", str(empty_workspace / "mine.yaml")]) == 0
+    said, picture = capsys.readouterr().out, paths.RESULTS / "mine" / "observed-by.png"
+    assert "WARNING: 16 of 256 pixels are observed in no image" in said
+    assert str(picture) in said and Image.open(picture).format == "PNG"
 
 
 @pytest.mark.parametrize("chosen", [["--corruption", "small_patch"], []])

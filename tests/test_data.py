@@ -174,23 +174,26 @@ def test_images_of_more_than_max_pixels_are_refused_undecoded(
     assert kept or failed["wide.png"] == "32 x 8 px, more than max_pixels (255) allows"
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_image_of_30000_x_30000_pixels_is_refused_by_default(empty_workspace):
     images = tiny_images(empty_workspace / "images", 120)
-    huge = claiming(jpegs(1, 16, 16)[0], 30_000, 30_000)
-    (images / "huge.jpg").write_bytes(huge)
-    large = claiming(jpegs(1, 16, 16)[0], 10_001, 10_000)  # and just above 100 million
-    (images / "large.jpg").write_bytes(large)
-    with pytest.raises(DataError, match=r"huge\.jpg: more .* max_pixels \(100000000\)") as error:
+    sides = {"huge.jpg": (30_000, 30_000), "large.jpg": (10_001, 10_000)}  # just above 100 million
+    for name, (width, height) in sides.items():
+        (images / name).write_bytes(claiming(jpegs(1, 16, 16)[0], width, height))
+    with pytest.raises(DataError) as error:
         prepare(folder_of(images))
-    assert "large.jpg: 10001 x 10000 px, more than max_pixels (100000000)" in str(error.value)
+    for name, (width, height) in sides.items():
+        said = f"{name}: {width} x {height} px, more than max_pixels (100000000)"
+        assert said in str(error.value)
 
 
-def test_decompression_bomb_is_a_bad_file_like_any_other(empty_workspace, monkeypatch):
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+def test_max_pixels_takes_the_place_of_pillow_s_limit(empty_workspace, monkeypatch):
     images = tiny_images(empty_workspace / "images", 120)
-    Image.new("RGB", (64, 64)).save(images / "huge.png")
+    Image.new("RGB", (64, 64)).save(images / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice that
-    assert list(prepare(folder_of(images)).manifest["failed"]) == ["huge.png"]
+    assert not prepare(folder_of(images)).manifest["failed"]
+    assert list(prepare(folder_of(images, max_pixels=4095)).manifest["failed"]) == ["large.png"]
+    assert Image.MAX_IMAGE_PIXELS == 100  # for those who use Pillow beside us
 
 
 def test_images_smaller_than_the_size_are_bad(empty_workspace):

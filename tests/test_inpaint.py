@@ -12,7 +12,7 @@ import pytest
 import tifffile
 import torch
 from helpers import changed
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 from paperlib import inpaint as module
@@ -69,9 +69,13 @@ def write_alpha(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def write_masked(path: Path, values: np.ndarray) -> Path:
-    mask = Image.fromarray(np.where(holes(values), 255, 0).astype(np.uint8))
+def write_mask(path: Path, observed: np.ndarray) -> None:
+    mask = Image.fromarray(np.where(observed, 255, 0).astype(np.uint8))
     mask.save(path.with_name(path.stem + ".mask.png"))
+
+
+def write_masked(path: Path, values: np.ndarray) -> Path:
+    write_mask(path, holes(values))
     if path.suffix == ".jpg":
         Image.fromarray(values).save(path)
     else:
@@ -192,6 +196,55 @@ def test_mean_and_std_of_integers_are_rounded(output, name):
     np.testing.assert_allclose(found["std"], samples.std(axis=0, ddof=1), rtol=0, atol=1.51)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_round_trip_of_images_whose_missing_pixels_have_a_value(run, tmp_path, suffix, dtype):
+    if suffix == ".png" and dtype == np.float32:
+        return
+    values, path = picture(dtype=dtype), tmp_path / f"a{suffix}"
+    observed = holes(values)
+    write_image(path, np.where(observed[..., None], values, dtype(0)))
+    options = Options(samples=1, missing_value=0)
+    assert inpaint(run, path, tmp_path / "out", options) == {}
+    result = tmp_path / "out" / f"a-sample1{suffix}"
+    write_mask(result, observed)  # without which it cannot be read as incomplete
+    result = read_incomplete(result).values
+    assert result.dtype == dtype and result.shape == values.shape
+    assert result[observed].tobytes() == values[observed].tobytes()
+
+
+def test_every_way_to_say_what_is_missing_gives_the_same_samples(run, tmp_path):
+    values = picture()
+    observed = holes(values)[..., None]
+    found = {}
+    for way in ("alpha", "mask", "value", "nan"):
+        path = tmp_path / way / ("a.npy" if way == "nan" else "a.png")
+        path.parent.mkdir()
+        if way == "alpha":
+            write_alpha(path, values)
+        elif way == "mask":
+            write_masked(path, values)
+        elif way == "value":
+            write_image(path, np.where(observed, values, np.uint8(0)))
+        else:
+            np.save(path, np.where(observed, values.astype(np.float32), np.nan))
+        missing = {"missing_value": 0} if way == "value" else {"missing": way}
+        options = Options(samples=1, limits=(0, 255), **missing)
+        out = tmp_path / f"out {way}"
+        assert inpaint(run, path, out, options) == {}
+        found[way] = stored(next(out.glob("a-sample1.*"))).astype(float)
+    assert np.array_equal(found["alpha"], found["mask"])
+    assert np.array_equal(found["alpha"], found["value"])
+    seen = observed[..., 0]  # z hangs on the file's name, which is another for .npy
+    assert np.array_equal(found["nan"][seen], values[seen])
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_names_in_any_script_give_no_warnings(run, tmp_path):
+    path = write_alpha(tmp_path / "scène 图像.png", picture())
+    assert inpaint(run, path, tmp_path / "out", Options(samples=1)) == {}
+
+
 def test_one_sample_has_no_std(run, source, tmp_path):
     inpaint(run, source / "float.npy", tmp_path / "out", Options(samples=1))
     sample, mean, std = (
@@ -217,9 +270,10 @@ def test_another_seed_gives_other_samples(run, source, output, tmp_path):
 
 
 def test_equal_images_of_different_names_get_different_samples(run, source, tmp_path):
+    (tmp_path / "in").mkdir()
     for name in ("a.npy", "b.npy"):
-        shutil.copy(source / "float.npy", tmp_path / name)
-    inpaint(run, tmp_path, tmp_path / "out", Options(samples=1))
+        shutil.copy(source / "float.npy", tmp_path / "in" / name)
+    inpaint(run, tmp_path / "in", tmp_path / "out", Options(samples=1))
     a, b = (stored(tmp_path / "out" / f"{name}-sample1.npy") for name in "ab")
     assert not np.array_equal(a, b)
 
@@ -510,6 +564,30 @@ def test_folder_in_use_is_refused_and_left_as_it_is(run, source, tmp_path):
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 
 
+@pytest.mark.parametrize("name", [".", "out", "sub/../out"])
+def test_folder_within_the_input_is_refused(run, tmp_path, name):
+    write_alpha(tmp_path / "a.png", picture())
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(InpaintError, match="whose images the next run"):
+        inpaint(run, tmp_path, tmp_path / name, Options(), overwrite=True)
+    assert names(tmp_path) == {"a.png"}
+    assert inpaint(run, tmp_path / "a.png", tmp_path / "out", Options(samples=1)) == {}
+
+
+def test_turned_photograph_comes_back_upright(run, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).save(path, exif=turned)
+    seen = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    observed = holes(seen)
+    write_mask(path, observed)
+    assert inpaint(run, path, tmp_path / "out", Options(samples=1)) == {}
+    with Image.open(tmp_path / "out" / "a-sample1.png") as result:
+        assert not result.getexif()
+        assert np.array_equal(np.asarray(result)[observed], seen[observed])
+
+
 def test_empty_folder_is_taken(run, source, tmp_path):
     assert inpaint(run, source / "float.npy", tmp_path, Options(samples=1)) == {}
     assert len(names(tmp_path)) == 4
@@ -554,7 +632,7 @@ def test_command_does_as_it_is_told(command, run, tmp_path):
         "--range", "0", "255", "--max-pixels", "480",
     )  # fmt: skip
     assert status == 0 and not any(line.startswith("error") for line in lines)
-    inpaint(run, path, tmp_path / "same", Options(samples=2, seed=3, value=0))
+    inpaint(run, path, tmp_path / "same", Options(samples=2, seed=3, missing_value=0))
     assert contents(tmp_path / "out") == contents(tmp_path / "same")
     assert len(names(tmp_path / "out")) == 5
 
@@ -571,6 +649,17 @@ def test_missing_rule_of_the_command(command, run, tmp_path):
     path = write_alpha(tmp_path / "a.png", picture())
     status, lines = command(run, path, tmp_path / "out", "--missing", "mask")
     assert status == 1 and any("a.mask.png is missing" in line for line in lines)
+
+
+def test_rule_and_value_contradict_each_other(command, run, source, tmp_path):
+    outcome = command(run, source, tmp_path / "out", "--missing", "mask", "--missing-value", "0")
+    assert_refused(outcome, "--missing mask and --missing-value contradict")
+
+
+def test_most_pixels_of_the_command(command, run, source, tmp_path):
+    assert_refused(command(run, source, tmp_path / "out", "--max-pixels", "0"), "--max-pixels")
+    status, lines = command(run, source / "rgba.png", tmp_path / "out", "--max-pixels", "479")
+    assert status == 1 and "24 x 20 px, more than max_pixels (479) allows" in lines[-2]
 
 
 def test_status_is_1_where_an_image_failed_and_the_line_names_it(command, run, one_bad, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import smooth_image
-from image_files import claiming, decoded, encoded, jpegs, shrunk_square
+from image_files import FAULTS, decoded, encoded, jpegs, shrunk_square
 
 from paperlib.config import DataConfig
 from paperlib.data import SPLITS, prepare
@@ -88,21 +88,15 @@ def test_the_database_is_let_go_of_after_a_failure_too(empty_workspace):
     assert prepare(config_of(config.source)).manifest["count"] == 12
 
 
-@pytest.mark.parametrize(
-    "fault, reason",
-    [
-        (lambda content: content[:-200], "truncated"),
-        (lambda content: b"no image", "not an image"),
-        (lambda content: claiming(content, 30_000, 30_000), "max_pixels"),
-    ],
-    ids=["truncated", "text", "huge"],
-)
+@FAULTS
 def test_one_bad_value_in_a_hundred_is_left_out_and_named(empty_workspace, fault, reason):
     images = some(120, 24, 16)
     images[key(33)] = fault(images[key(33)])
     done = prepare(config_of(bedrooms(empty_workspace, images)))
     assert list(done.manifest["failed"]) == [key(33)]
-    assert reason in done.manifest["failed"][key(33)] and "0x" not in done.manifest["failed"]
+    assert (
+        reason in done.manifest["failed"][key(33)] and "0x" not in done.manifest["failed"][key(33)]
+    )
     assert len(done.images()) == 119 == len(done.manifest["ids"])
     last = list(done.manifest["ids"])[-1]  # those after it keep their pixels
     assert np.abs(done.images()[-1] - decoded(images[last])[:, 4:20].astype(float)).max() <= 1

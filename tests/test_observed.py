@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from paperlib import paths, seeds
+from paperlib import incomplete_source, paths, seeds
 from paperlib.clouds import clear_sky, fractal_noise, write_cloudy_scenes
 from paperlib.config import ConfigurationError, RunConfig
 from paperlib.corruption import ObservedMasks
 from paperlib.data import Observations, law_of, load_prepared, prepare
 from paperlib.describe import describe
 from paperlib.evaluation import EvaluationProtocol
-from paperlib.sources import DataError
+from paperlib.sources import DataError, open_source
 from paperlib.training import train
 
 SIZE = 16
@@ -181,6 +183,122 @@ def test_images_of_other_band_counts_are_named(empty_workspace, folder):
         prepare(config(folder).data)
 
 
+@pytest.fixture
+def decoded_files(monkeypatch) -> list[str]:
+    """The names of the files that are decoded, as often as they are."""
+    names, decode = [], incomplete_source.read_incomplete
+    monkeypatch.setattr(
+        incomplete_source,
+        "read_incomplete",
+        lambda path, *options: names.append(path.name) or decode(path, *options),
+    )
+    return names
+
+
+def write_npy(folder, *dtypes) -> None:
+    """Two bands a file, values 1 to 200; the first pixel is missing."""
+    rng = np.random.default_rng(3)
+    folder.mkdir()
+    for i, dtype in enumerate(dtypes):
+        values = rng.integers(1, 200, (SIZE, SIZE, 2)).astype(dtype)
+        values[0, 0] = 0
+        np.save(folder / f"{i}.npy", values)
+
+
+def test_limits_of_8_bits_are_known_from_one_file(empty_workspace, tmp_path, decoded_files):
+    write_npy(tmp_path / "bands", *[np.uint8] * 5, np.uint16)
+    data = config(tmp_path / "bands", bands=2, missing_value=0.0).data
+    assert open_source(data).limits == [[0.0, 255.0]] * 2
+    assert decoded_files == ["0.npy", "5.npy"]
+
+
+def test_limits_are_found_once_whatever_the_threads(empty_workspace, tmp_path, decoded_files):
+    write_npy(tmp_path / "bands", *[np.float32] * 20)
+    source = open_source(config(tmp_path / "bands", bands=2, missing_value=0.0).data)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: source.limits, range(8)))
+    assert found == found[:1] * 8 and len(decoded_files) == 20
+
+
+def test_a_band_of_one_value_is_an_error_that_names_the_folder(empty_workspace, tmp_path):
+    (tmp_path / "flat").mkdir()
+    values = np.ones((SIZE, SIZE), np.float32)
+    values[0, 0] = np.nan
+    np.save(tmp_path / "flat" / "a.npy", values)
+    with pytest.raises(DataError, match="a.npy#0,0: .*flat: a band with one value only"):
+        prepare(config(tmp_path / "flat", bands=1, validation=0.0).data)
+
+
+def test_a_huge_file_is_one_failure_not_one_for_each_of_its_tiles(empty_workspace, folder):
+    Image.fromarray(np.zeros((64, 64, 4), np.uint8)).save(folder / "z.png")
+    data = config(folder, max_pixels=32 * 48).data
+    names = open_source(data).ids
+    assert len(names) == 8 * 6 + 1 and names[-1] == "z.png#0,0"
+    with pytest.raises(DataError, match=r"1 of 49 .*z\.png: 64 x 64 px, more than max_pixels"):
+        prepare(data)
+
+
+def test_turned_photographs_are_cut_into_tiles_upright(empty_workspace, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "turned").mkdir()
+    path = tmp_path / "turned" / "a.png"
+    values, observed = scene(np.random.default_rng(4), (SIZE, 3 * SIZE))
+    Image.fromarray(np.dstack([values, observed * np.uint8(255)])).save(path, exif=turned)
+    prepared = prepare(config(path.parent, validation=0.0).data)
+    assert list(prepared.manifest["ids"]) == [f"a.png#{SIZE * k},0" for k in range(3)]
+    upright = np.rot90(np.where(observed[..., None], values, 0), -1)
+    assert np.array_equal(np.concatenate(prepared.images()), upright)
+    assert np.array_equal(np.concatenate(prepared.masks()), np.rot90(observed, -1))
+
+
+def bad_files(folder) -> dict[str, str]:
+    """Writes what cannot be used into ``folder``; name to what is said of it."""
+
+    def write(name, values, observed=None):
+        alpha = [] if observed is None else [observed * np.uint8(255)]
+        Image.fromarray(np.dstack([values, *alpha])).save(folder / name)
+
+    values, observed = scene(np.random.default_rng(5))
+    write("a mask of another size.png", values)
+    Image.fromarray(observed.T).save(folder / "a mask of another size.mask.png")
+    write("nothing missing.png", values, np.ones_like(observed))
+    write("nothing observed.png", values, np.zeros_like(observed))
+    write("without a mask é.png", values)
+    np.save(folder / "two.npy", np.where(observed[..., None], values[..., :2], np.nan))
+    (folder / "truncated.png").write_bytes(next(folder.glob("*0é.png")).read_bytes()[:300])
+    return {
+        "a mask of another size.mask.png": "a mask of 32 x 48 px for an image of 48 x 32",
+        "nothing missing.png": "no pixel is missing",
+        "nothing observed.png": "nothing at all is observed",
+        "without a mask é.png": "nothing says what is missing",
+        "two.npy": "2 bands, not 3",
+        "truncated.png": "cannot be decoded",
+    }
+
+
+def test_every_bad_file_is_named_with_what_is_wrong(empty_workspace, folder, monkeypatch):
+    expected = bad_files(folder)
+    with pytest.raises(DataError) as error:
+        prepare(config(folder).data)
+    assert len(str(error.value).splitlines()) == 1
+    monkeypatch.setattr("paperlib.data.TOLERATED_FAILURES", 0.9)
+    prepared = prepare(config(folder).data)
+    assert prepared.manifest["count"] == 8 * 6
+    said = set(prepared.manifest["failed"].values())
+    assert len(said) == len(expected)
+    for name, reason in expected.items():
+        assert any(f"{folder / name}: " in line and reason in line for line in said), name
+
+
+def test_an_error_names_several_files_not_several_tiles_of_one(empty_workspace, folder):
+    for path in folder.glob("*.png"):
+        Image.open(path).convert("RGB").save(path)
+    with pytest.raises(DataError) as error:
+        prepare(config(folder).data)
+    assert all(f"s {k}é.png#0,0: " in str(error.value) for k in range(3))
+
+
 # What cannot be
 
 
@@ -190,6 +308,7 @@ def test_images_of_other_band_counts_are_named(empty_workspace, folder):
         ({"corruption": "small_patch"}, "go together"),
         ({"dataset": "bluemarble"}, "go together"),
         ({"method": "paired"}, "learns from complete images"),
+        ({"missing": "mask", "missing_value": 0}, "missing: mask and missing_value contradict"),
     ],
 )
 def test_what_does_not_fit_incomplete_images_is_refused(changes, words):

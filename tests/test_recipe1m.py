@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_files import claiming, decoded, jpegs, shrunk_square
+from image_files import FAULTS, decoded, jpegs, shrunk_square
 
 from paperlib import json_list
 from paperlib.config import DataConfig
@@ -176,14 +176,7 @@ def test_image_whose_name_leads_elsewhere_is_refused_by_name(kitchen, name):
     assert repr(name) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "fault, reason",
-    [
-        (lambda content: content[:-200], "truncated"),
-        (lambda content: claiming(content, 30_000, 30_000), "max_pixels"),
-    ],
-    ids=["truncated", "huge"],
-)
+@FAULTS
 def test_bad_images_are_named(kitchen, fault, reason):
     name = sorted(kitchen.images)[0]
     kitchen.path(name).write_bytes(fault(kitchen.images[name]))

@@ -530,6 +530,16 @@ def test_untrained_run_has_no_generator(workspace, tiny_config):
         load_generator(workspace / "run")
 
 
+def test_record_without_the_checksum_is_named(workspace, tiny_config):
+    run = workspace / "run"
+    train(tiny_config, run)
+    record = records.read_json(run / "record.json")
+    del record["generator_checksum"]
+    records.write_json(run / "record.json", record)
+    with pytest.raises(records.RunError, match=r"record\.json lacks generator_checksum"):
+        load_generator(run)
+
+
 def test_loaded_generator_is_the_average_in_evaluation_mode(workspace, tiny_config):
     run = workspace / "run"
     record = train(tiny_config, run)
