@@ -351,6 +351,18 @@ def measured(samples: Tensor, x: Tensor, exact: Posterior) -> dict[str, float]:
     return {name: values.double().mean().item() for name, values in result.items()}
 
 
+def test_distances_by_hand_on_one_missing_pixel():
+    # y = 1 at correlation 0.6: the other pixel is 0.6, give or take 0.8.
+    exact = condition(pair(0.6), as_images([[1.0, 0.0]]), as_images([[1.0, 0.0]]))
+    samples = as_images([[1.0, 0.6 + 1.6], [1.0, 0.6]])[:, None]  # two deviations off, and none
+    found = measured(samples, as_images([[1.0, 1.0]]), exact)
+    assert found["mean"] == pytest.approx(1)
+    assert found["variance"] == pytest.approx(2)  # of 0 and 2, ddof = 1
+    assert found["covariance"] == pytest.approx(1)  # |2 - 1|
+    assert found["energy"] == pytest.approx((1.2 + 0.4) / 2 - 1.6 / 2, abs=1e-12)
+    assert found["coverage_50"] == 1
+
+
 def test_samples_of_the_posterior_reach_the_floor(observed):
     _, x, exact = observed
     found = measured(exact.sample(200, seeds.generator("own")), x, exact)
