@@ -82,12 +82,14 @@ def _select(options: argparse.Namespace) -> int:
     config = _named(load_profile(options.profile), options.run)
     grid = {}
     for pair in options.values:
-        key, equals, values = pair.partition("=")
+        key, _, values = pair.partition("=")
+        if key in grid:
+            raise ConfigurationError(f"select: {key} is given twice")
         try:
             grid[key] = yaml.safe_load(f"[{values}]")
         except yaml.YAMLError:
             raise ConfigurationError(f"select: the values of {pair!r} are not YAML") from None
-        if not grid[key]:
+        if not key or not grid[key]:
             raise ConfigurationError(f"select takes KEY=V1,V2,..., got {pair!r}")
     folder = paths.RESULTS / Path(options.profile).stem / "selection" / config.name
     selection.candidates(config, grid)  # a wrong value is said before hours of work

@@ -14,8 +14,9 @@ def coverage(samples: Tensor, x: Tensor, missing: Tensor, level: float) -> Tenso
     """Share of the missing entries of x inside the samples' central interval, (B,).
 
     The interval reaches from the (1 - level) / 2 to the (1 + level) / 2 quantile, taken so that
-    its expected coverage is ``level`` for any number of samples of the truth's own law (Weibull's
-    plotting positions); S samples can do so for levels up to (S - 1) / (S + 1).
+    its expected coverage is ``level`` for any number S of samples of the truth's own law (Weibull's
+    plotting positions), for levels up to (S - 1) / (S + 1). Where an end falls between two samples
+    that is exact for a uniform law only; for normal ones and 10 samples 0.80 becomes 0.806.
 
     Args:
         samples: (S, B, C, H, W).
@@ -43,10 +44,10 @@ def energy_score(samples: Tensor, x: Tensor, missing: Tensor) -> Tensor:
     """E |X - x| - E |X - X'| / 2 over missing entries, by root mean square, (B,).
 
     A proper score of the whole law: least, on average over truths, for samples X of the truth's
-    own law (Gneiting and Raftery 2007). The second mean leaves out equal samples, so that the
-    score does not depend on their number. For one sample, repeated, it is the error.
+    own law (Gneiting and Raftery 2007). The second mean is over pairs of different samples, so
+    that its expectation does not depend on their number. For one sample, repeated, it is the error.
 
-    Args: as of ``coverage``.
+    Args: as of ``coverage``; at least two samples.
 
     Returns:
         in units of x; NaN where nothing is missing.
@@ -54,11 +55,11 @@ def energy_score(samples: Tensor, x: Tensor, missing: Tensor) -> Tensor:
     count, batch = samples.shape[:2]
     missing = missing.expand_as(x)
     entries = missing.sum(dim=(1, 2, 3))  # (B,)
-    s = (samples * missing).reshape(count, batch, -1).transpose(0, 1)  # (B, S, n)
-    truth = (x * missing).reshape(batch, 1, -1)
+    s = torch.where(missing, samples, 0).reshape(count, batch, -1).transpose(0, 1)  # (B, S, n)
+    truth = torch.where(missing, x, 0).reshape(batch, 1, -1)
     error = _distance(s, truth).mean(dim=(1, 2))
     spread = _distance(s, s).sum(dim=(1, 2)) / (count * (count - 1))
-    return (error - spread / 2) / entries.sqrt()
+    return (error - spread / 2) / entries.to(x.dtype).sqrt()
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:

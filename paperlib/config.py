@@ -248,7 +248,7 @@ class RunConfig(EvaluationConfig):
     def _what_a_method_sees_by_itself_goes_without_saying(cls, values: Any) -> Any:
         """One configuration for one run: None, where the method's own value is said aloud."""
         if isinstance(values, dict):
-            own = _SEES_BY_ITSELF.get(values.get("method", ""), "observation")
+            own = _SEES_BY_ITSELF.get(str(values.get("method")), "observation")
             if values.get("discriminator_sees") == own:
                 return values | {"discriminator_sees": None}
         return values

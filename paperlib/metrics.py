@@ -83,7 +83,10 @@ def evaluate(
 
     table = {name: torch.cat(values).double().numpy() for name, values in measured.items()}
     jump, true_jump = table.pop("jump"), table.pop("true_jump")
-    result = {name: bootstrap_ratio(v[np.isfinite(v)]) for name, v in table.items()}
+    any_missing = ~np.isnan(table["coverage_50"])  # of diverged samples it is 0: they count
+    for name in ("energy", "coverage_50", "coverage_80"):
+        table[name] = table[name][any_missing]
+    result = {name: bootstrap_ratio(values) for name, values in table.items()}
     result["seam"] = bootstrap_ratio(jump, true_jump)
     real = torch.cat(originals) if real_features is None else real_features[:count]
     result |= distances(real, torch.cat(fakes), extractor.name)

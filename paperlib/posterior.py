@@ -34,7 +34,8 @@ def stationary_covariance(
     """
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([rows, columns], dim=-1).reshape(-1, 2).double()  # (n, 2)
-    smooth = torch.exp(-torch.cdist(places, places).square() / (2 * length_scale**2))
+    squares = (places[:, None] - places).square().sum(dim=2)  # (n, n)
+    smooth = torch.exp(-squares / (2 * length_scale**2))
     return (smooth + nugget * torch.eye(len(places), dtype=torch.float64)) / (1 + nugget)
 
 
@@ -53,9 +54,9 @@ class Field:
         white = torch.randn(
             count, self.means.shape[1], generator=generator, dtype=torch.float64
         )  # (count, n)
-        roots = torch.linalg.cholesky(self.covariances)[k]  # (count, n, n)
-        x = self.means[k] + torch.einsum("bij,bj->bi", roots, white)
-        return x.view(count, 1, *self.shape)
+        roots = torch.linalg.cholesky(self.covariances)  # (K, n, n)
+        of_each = self.means[:, None] + white @ roots.mT  # (K, count, n)
+        return of_each[k, torch.arange(count)].view(count, 1, *self.shape)
 
 
 def gaussian_field(side: int, length_scale: float = 1.5, nugget: float = 0.02) -> Field:
@@ -186,7 +187,9 @@ def distances_to_posterior(
         wasserstein: sliced Wasserstein-1 distance, the mean over directions;
         energy: energy score (see ``calibration``), lower is better;
         coverage_50, _80, _95: share of the missing entries of x in the central intervals;
-        modes: share of the samples in the first mode less its weight, absolute (mixtures only).
+        modes: share of the samples in the first mode less its weight, absolute (mixtures of two
+            only); a sample counts by the probability that it is of that mode.
+    Where nothing is missing: NaN, but ``wasserstein`` is 0.
     """
     own = exact.sample(len(samples), generator)
     n = exact.means.shape[-1]
@@ -207,7 +210,8 @@ def _distances(
     unit = torch.where(missing, deviation, 1)
 
     def whiten(s: Tensor) -> Tensor:  # (S, B, n), 0 where observed
-        return (s.reshape(count, batch, -1) - exact.mean) / unit * missing
+        off = (s.reshape(count, batch, -1) - exact.mean) / unit
+        return torch.where(missing, off, 0)
 
     s, t = whiten(samples), whiten(own)
     mean = s.mean(dim=0)  # (B, n)
@@ -232,16 +236,20 @@ def _distances(
 
 
 def _share_of_first_mode(samples: Tensor, exact: Posterior) -> Tensor:
-    """Share of the samples (S, B, n) that are more likely of the first mode than of the second."""
+    """Mean over samples (S, B, n) of the probability of being of the first mode of two, (B,).
+
+    For samples of the posterior its expectation is that mode's weight, even where modes overlap.
+    """
     seen = torch.diag_embed((~exact.missing).double())[:, None]
     root = torch.linalg.cholesky(exact.covariances + seen)  # (B, 2, n, n)
     off = samples.permute(1, 2, 0)[:, None] - exact.means[..., None]  # (B, 2, n, S)
+    off = torch.where(exact.missing[:, None, :, None], off, 0)
     white = torch.linalg.solve_triangular(root, off, upper=False)
     log_density = (
         -0.5 * white.square().sum(2) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None]
     )
     log_density = log_density + exact.weights.log()[..., None]  # (B, 2, S)
-    return (log_density[:, 0] > log_density[:, 1]).double().mean(dim=1)
+    return torch.softmax(log_density, dim=1)[:, 0].mean(dim=1)
 
 
 def sliced_wasserstein(s: Tensor, t: Tensor, missing: Tensor, directions: Tensor) -> Tensor:

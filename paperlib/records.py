@@ -7,6 +7,7 @@
     RUN/record.json            of the training: configuration, seed, commit, versions, hardware,
                                data hash, time
     RUN/evaluation.json        of the evaluation: the same provenance, and the numbers of the tables
+    RUN/selection.json         of ``selection``: the same provenance, and the scores of hidden pixels
 
 Everything is written to a temporary file and renamed: a file is complete or absent.
 """

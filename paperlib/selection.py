@@ -10,6 +10,7 @@ coverage says which of the two it is.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,16 @@ from torch import Tensor
 
 from paperlib import records, seeds
 from paperlib.calibration import coverage, energy_score
-from paperlib.config import ConfigurationError, RunConfig
+from paperlib.config import ConfigurationError, EvaluationConfig, RunConfig
 from paperlib.corruption import MaskLaw, corrupt
 from paperlib.data import Observations, law_of, load_prepared
+from paperlib.image_source import DataError
 from paperlib.metrics import BATCH, bootstrap_ratio
-from paperlib.progress import Progress
+from paperlib.progress import track
 from paperlib.sampling import Reconstruct, sampler
 from paperlib.training import default_device, load_generator, train
 
+SELECTION_VERSION = 1  # a score by another one is made again
 HIDDEN = 0.25  # at most this share of an image's observed pixels
 DRAWS = 200  # of fresh masks, at most, to find what to hide
 SAMPLES = 20  # z an image
@@ -38,7 +41,8 @@ def hide(m: Tensor, p_m: MaskLaw, generator: torch.Generator) -> Tensor:
     """Masks that show a part of what ``m`` shows; what they hide is shaped as p_M hides.
 
     A pixel stays visible if any of k fresh masks observes it, with the least k that hides at most
-    the share HIDDEN of an image.
+    the share HIDDEN of what an image shows. A fresh mask that would leave nothing hidden is passed
+    over.
 
     Args:
         m: masks, (B, 1, H, W), 1 = observed.
@@ -92,40 +96,52 @@ def score_run(run: Path, device: torch.device | str | None = None) -> dict[str, 
     No complete image is looked at. Does nothing if it has been done for the same generator.
 
     Returns:
-        the record; under ``scores`` each of ``score_hidden`` as value, low, high, images.
+        the record; under ``scores`` each of ``score_hidden`` as value, low, high, images. Images of
+        which nothing could be hidden do not count.
 
     Raises:
-        RunError: the run is not trained.
-        DataError: its data set is not prepared.
-        ConfigurationError: its data set has no hold-out.
+        RunError: the run is not trained, or was trained on other data.
+        DataError: its data set is not prepared or has no hold-out, or nothing of that could be
+            hidden.
     """
     device = torch.device(device or default_device())
     G = load_generator(run, device)
     config = records.load_config(run)
-    checksum = records.read_json(run / "record.json")["generator_checksum"]
+    trained = records.read_json(run / "record.json")
+    data = load_prepared(config.data)
+    if trained["data_checksum"] != data.checksum:
+        raise records.RunError(f"{run} was trained on other data than {data.folder} now holds")
+    rests_on = {
+        "generator_checksum": trained["generator_checksum"],
+        "data_checksum": data.checksum,
+        "selection": SELECTION_VERSION,
+    }
     path = run / "selection.json"
-    if path.is_file() and (done := records.read_json(path))["generator_checksum"] == checksum:
+    if path.is_file() and (done := records.read_json(path)).get("rests_on") == rests_on:
         return done
-    data, p_m = load_prepared(config.data), law_of(config)
+    p_m = law_of(config)
     observed = Observations(data, "validation", p_m, config.mask_seed, device)
-    if not len(observed):
-        raise ConfigurationError(f"{run}: validation is 0, so there is no hold-out to score on")
     count = min(len(observed), config.eval_images)
     reconstruct = sampler(G, SAMPLES, config.evaluation_seed)
     scores: dict[str, list[Tensor]] = {}
     for start in range(0, count, BATCH):
         rows = np.arange(start, min(start + BATCH, count))
         y, m = observed.batch(rows)
-        shown = hide(m, p_m, seeds.generator("hide", config.mask_seed, start, device=device))
+        # what is hidden of an image is a function of (mask_seed, its number) alone
+        draws = [seeds.generator("hide", config.mask_seed, int(r), device=device) for r in rows]
+        shown = torch.cat([hide(m[i : i + 1], p_m, draw) for i, draw in enumerate(draws)])
         for name, values in score_hidden(reconstruct, y, m, shown, rows).items():
             scores.setdefault(name, []).append(values.cpu())
     kept = {name: torch.cat(values).double().numpy() for name, values in scores.items()}
+    any_hidden = ~np.isnan(kept["coverage_50"])  # of a G that diverged it is 0: it counts
+    if not any_hidden.any():
+        raise DataError(
+            f"{data.folder}: no fresh mask hides a part of what the hold-out shows, so there is "
+            "nothing to score; mask_shift or mask_flips may help"
+        )
     record = records.provenance(config, data.checksum) | {
-        "generator_checksum": checksum,
-        "scores": {
-            name: vars(bootstrap_ratio(values[np.isfinite(values)]))
-            for name, values in kept.items()
-        },
+        "rests_on": rests_on,
+        "scores": {name: vars(bootstrap_ratio(v[any_hidden])) for name, v in kept.items()},
     }
     records.write_json(path, record)
     return record
@@ -135,8 +151,13 @@ def candidates(config: RunConfig, grid: dict[str, list[Any]]) -> list[RunConfig]
     """The product of the values that a run's keys may take, e.g. {"lambda_z": [0.5, 2]}.
 
     Raises:
-        ConfigurationError: a key or a value that the configuration refuses.
+        ConfigurationError: a key or a value that the configuration refuses, or a key of what the
+            runs are scored on, which must be the same for all.
     """
+    if shared := [key for key in grid if key in EvaluationConfig.model_fields]:
+        raise ConfigurationError(
+            f"select compares runs on the same observations: {', '.join(shared)} cannot vary"
+        )
     return [
         RunConfig.parse(config.model_dump() | dict(zip(grid, values, strict=True)), "select")
         for values in itertools.product(*grid.values())
@@ -152,18 +173,25 @@ def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> list[
         folder: gets a run's directory for each candidate, named by its values.
 
     Returns:
-        the records, the best (least energy score) first.
+        the records, the best (least energy score) first, and last those that are not numbers.
+
+    Raises:
+        ConfigurationError: as ``candidates``.
+        DataError, RunError: as ``score_run`` and ``train``.
     """
     found = []
     trials = candidates(config, grid)
-    progress = Progress(len(trials), f"selecting {', '.join(grid)} of {config.name}")
-    for candidate in trials:
+    load_prepared(config.data).indices("validation")  # its lack is said before hours of work
+    for candidate in track(trials, len(trials), f"selecting {', '.join(grid)} of {config.name}"):
         name = "-".join(f"{key}={_short(getattr(candidate, key))}" for key in grid)
         train(candidate, folder / name)
         found.append(score_run(folder / name) | {"name": name})
-        progress.update()
-    progress.close()
-    return sorted(found, key=lambda record: record["scores"]["energy"]["value"])
+    return sorted(found, key=_energy)
+
+
+def _energy(record: dict[str, Any]) -> float:
+    value = record["scores"]["energy"]["value"]
+    return math.inf if math.isnan(value) else value
 
 
 def _short(value: Any) -> str:

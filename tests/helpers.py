@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from paperlib import paths, records, seeds
 from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.corruption import corrupt, mask_law
+from paperlib.data import load_prepared
 from paperlib.models import LatentNorm, SelfAttention
 
 B, SIZE, NZ = 4, 16, 8
@@ -88,6 +90,22 @@ def has_gradient(net: nn.Module) -> bool:
 
 def state(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+# What lies on disk
+
+
+def put_garbage_under_the_missing_pixels(config: RunConfig, rows: np.ndarray, rng) -> int:
+    """Overwrite what the masks hide in the prepared images; return how many pixels that were."""
+    data = load_prepared(config.data)
+    images = np.load(data.folder / "images.npy", mmap_mode="r+")
+    law = mask_law(config.corruption)
+    masks = law.for_ids(data.mask_ids()[rows], config.size, config.mask_seed)
+    missing = masks.numpy()[:, 0] == 0  # (rows, H, W)
+    for row, hidden in zip(rows, missing, strict=True):
+        images[row][hidden] = rng.integers(0, 256, (hidden.sum(), 3), dtype=np.uint8)
+    images.flush()
+    return int(missing.sum())
 
 
 # What is measured

@@ -34,9 +34,20 @@ def error_of(empty_workspace, capsys):
     return run
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "references", "tables"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prepare", "nope"],
+        ["train", "nope"],
+        ["evaluate", "nope"],
+        ["references", "nope"],
+        ["tables", "nope"],
+        ["select", "nope", "--run", "a", "lambda_z=1"],
+    ],
+    ids=" ".join,
+)
 def test_unknown_profile(error_of, command):
-    line = error_of(command, "nope")
+    line = error_of(*command)
     assert "'nope'" in line and "smoke" in line
 
 
@@ -189,6 +200,74 @@ def test_tables_names_every_file_that_it_writes(tiny_profile, capsys):
     named = capsys.readouterr().out.split()
     written = [path for path in (paths.RESULTS / "tiny").iterdir() if path.is_file()]
     assert sorted(named) == sorted(map(str, written)) and len(named) == 8
+
+
+SELECT = ["--run", "small_patch-both-seed0"]
+
+
+def test_select_trains_scores_and_lists_the_best_first(tiny_profile, capsys):
+    shutil.rmtree(paths.DATA)  # prepares what it needs
+    assert main(["select", tiny_profile, *SELECT, "lambda_z=0.5,2", "steps=1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    folder = paths.RESULTS / "tiny" / "selection" / "small_patch-both-seed0"
+    header, first, second, best = lines[-4:]
+    assert "energy score" in header
+    listed = [line.split()[-1] for line in (first, second)]
+    assert set(listed) == {"lambda_z=0.5-steps=1", "lambda_z=2-steps=1"}
+    assert best == f"best: {listed[0]}; records in {folder}"
+    scores = [
+        read_json(folder / name / "selection.json")["scores"]["energy"]["value"] for name in listed
+    ]
+    assert scores == sorted(scores) and float(first.split()[0]) == round(scores[0], 4)
+    assert not paths.runs("tiny").exists()  # the runs of the profile are others
+
+
+@pytest.mark.parametrize(
+    "values, part",
+    [
+        (["lambda_z"], "KEY=V1,V2,..., got 'lambda_z'"),
+        (["lambda_z="], "KEY=V1,V2,..., got 'lambda_z='"),
+        (["lambda_z=[1"], "not YAML"),
+        (["lambda_z=1", "lambda_z=2"], "lambda_z is given twice"),
+        (["lambda_z=1,-1"], "lambda_z"),
+        (["nokey=1"], "unknown key 'nokey'"),
+        (["=1"], "KEY=V1,V2,..., got '=1'"),
+        (["size=32,64"], "size cannot vary"),
+    ],
+)
+def test_wrong_values_to_select_from(error_of, values, part):
+    assert part in error_of("select", "smoke", "--run", "drop_pixel-both-seed0", *values)
+    assert not paths.RESULTS.exists() and not paths.DATA.exists()
+
+
+def test_selecting_for_a_run_that_is_not_of_the_profile(error_of):
+    line = error_of("select", "smoke", "--run", "blur-base-seed0", "lambda_z=1")
+    assert "blur-base-seed0" in line and "drop_pixel-base-seed0" in line
+
+
+def test_selecting_needs_a_profile_a_run_and_values(empty_workspace, capsys):
+    for arguments in (["smoke", *SELECT], ["smoke", "lambda_z=1"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["select", *arguments])
+        assert stop.value.code == 2
+    assert "required" in capsys.readouterr().err
+
+
+def test_selecting_without_a_hold_out(tiny_profile, capsys):
+    with open(tiny_profile, "a") as file:
+        file.write("validation: 0\n")
+    assert main(["select", tiny_profile, *SELECT, "lambda_z=0.5,2"]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and "validation split" in error[0] and "empty" in error[0]
+    assert not (paths.RESULTS / "tiny").exists()
+
+
+def test_interrupted_selection_is_reported_by_its_own_status(tiny_profile, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("paperlib.selection.train", interrupted)
+    assert main(["select", tiny_profile, *SELECT, "lambda_z=0.5"]) == 130
 
 
 def test_interruption_is_reported_by_its_own_status(tiny_profile, monkeypatch):

@@ -202,6 +202,11 @@ def test_masks_for_a_d_of_complete_images_are_refused_naming_the_key(method, see
     assert "discriminator_sees" in message and f"{method} is judged by complete" in message
 
 
+def test_method_that_is_no_name_is_refused_in_one_line():
+    with pytest.raises(ConfigurationError, match="key 'method'"):
+        RunConfig.parse({"method": ["base"]})
+
+
 def test_losses_of_a_method_hang_on_the_method_and_not_on_what_d_sees():
     losses = {m: (RunConfig(method=m).encodes_z, RunConfig(method=m).encodes_y) for m in METHODS}
     assert losses == dict.fromkeys(METHODS, (False, False)) | {

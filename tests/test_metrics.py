@@ -354,6 +354,7 @@ def test_evaluation_repeats_and_depends_on_its_seed(evaluated):
 def test_evaluation_reports_every_metric_with_its_number_of_images(evaluated):
     result = evaluated()
     expected = {"mse", "mse_missing", "mse_interior", "mse_best", "mse_without_z", "std", "seam"}
+    expected |= {"energy", "coverage_50", "coverage_80"}
     assert expected | {"FD-cheap", "KID-cheap"} <= result.keys()
     for name, measurement in result.items():
         assert measurement["images"] == 23, name
@@ -369,6 +370,33 @@ def test_evaluation_is_of_composites(evaluated):
     _, m = evaluated.data.batch(np.arange(23))
     share = 1 - m.mean().item()
     assert result["mse"]["value"] == pytest.approx(result["mse_missing"]["value"] * share, rel=0.05)
+
+
+def test_samples_that_are_not_numbers_are_not_passed_over(evaluated):
+    def diverged(y, m, rows):
+        x_tilde, without_z = sampler(evaluated.G, 3, 5)(y, m, rows)
+        at = torch.from_numpy(rows == 2).view(-1, 1, 1, 1)
+        return torch.where(at, math.nan, x_tilde), without_z
+
+    result = evaluate(diverged, evaluated.data, 23, 1, MeanAndSpread())
+    for name in ("mse", "std", "energy"):
+        assert math.isnan(result[name]["value"]) and result[name]["images"] == 23, name
+    assert result["coverage_80"]["images"] == 23
+
+
+def test_image_with_nothing_missing_has_no_say_in_calibration(evaluated, monkeypatch):
+    batch = evaluated.data.batch
+
+    def with_a_complete_one(rows):
+        x, m = batch(rows)
+        m[rows == 2] = 1
+        return x, m
+
+    monkeypatch.setattr(evaluated.data, "batch", with_a_complete_one)
+    result = evaluated()
+    for name in ("energy", "coverage_50", "coverage_80"):
+        assert result[name]["images"] == 22 and result[name]["low"] <= result[name]["value"], name
+    assert result["mse"]["images"] == 23
 
 
 def test_given_features_of_originals_are_used_as_they_are(evaluated):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import changed
+from helpers import changed, put_garbage_under_the_missing_pixels
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -356,19 +356,6 @@ def test_run_with_all_checkpoints_damaged_is_refused_and_kept(parts, tiny_config
 
 
 # Leak
-
-
-def put_garbage_under_the_missing_pixels(config: RunConfig, rows: np.ndarray, rng) -> int:
-    """Overwrite what the masks hide in the prepared images; return how many pixels that were."""
-    data = load_prepared(config.data)
-    images = np.load(data.folder / "images.npy", mmap_mode="r+")
-    law = mask_law(config.corruption)
-    masks = law.for_ids(data.mask_ids()[rows], config.size, config.mask_seed)
-    missing = masks.numpy()[:, 0] == 0  # (rows, H, W)
-    for row, hidden in zip(rows, missing, strict=True):
-        images[row][hidden] = rng.integers(0, 256, (hidden.sum(), 3), dtype=np.uint8)
-    images.flush()
-    return int(missing.sum())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,219 @@
+"""Coverage and the energy score, by hand and for samples whose law is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from paperlib import seeds
+from paperlib.calibration import coverage, energy_score
+
+LEVELS = [0.5, 0.8]
+
+
+def of_one_pixel(values) -> Tensor:
+    """Samples of one grey pixel, (S, 1, 1, 1, 1)."""
+    return torch.tensor(values, dtype=torch.float64).view(-1, 1, 1, 1, 1)
+
+
+def truth(value: float) -> Tensor:
+    return torch.full((1, 1, 1, 1), value, dtype=torch.float64)
+
+
+def everything(x: Tensor) -> Tensor:
+    return torch.ones_like(x[:, :1], dtype=torch.bool)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=seeds.generator("normal", seed), dtype=torch.float64)
+
+
+def covered(values, value: float, level: float) -> bool:
+    x = truth(value)
+    return bool(coverage(of_one_pixel(values), x, everything(x), level).item())
+
+
+# Coverage
+
+
+@pytest.mark.parametrize(
+    "level, low, high",
+    [
+        (0.8, 1, 9),  # ranks 0.1 * 10 and 0.9 * 10 of nine
+        (0.6, 2, 8),
+        (0.5, 2.5, 7.5),  # between two of them
+        (0.99, 1, 9),  # more than nine samples can say
+    ],
+)
+def test_interval_of_nine_samples_has_the_ends_worked_out_by_hand(level, low, high):
+    values = [3.0, 9.0, 1.0, 5.0, 7.0, 2.0, 8.0, 4.0, 6.0]
+    for inside in (low + 0.01, 5, high - 0.01):
+        assert covered(values, inside, level)
+    for outside in (low - 0.01, high + 0.01):
+        assert not covered(values, outside, level)
+
+
+def test_ends_belong_to_the_interval():
+    assert covered(range(1, 10), 1.0, 0.8) and covered(range(1, 10), 9.0, 0.8)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_equal_samples_cover_what_they_equal_and_nothing_else(level):
+    assert covered([0.3] * 10, 0.3, level)
+    assert not covered([0.3] * 10, 0.3 + 1e-9, level)
+    assert not covered([0.3], 0.2, level)
+
+
+def test_coverage_is_the_share_of_the_missing_entries_image_by_image():
+    # Ten samples of 0 .. 9 at each entry; three channels of two pixels, one of which is missing.
+    samples = torch.arange(10.0).view(10, 1, 1, 1, 1).expand(10, 3, 3, 1, 2)
+    x = torch.full((3, 3, 1, 2), 100.0)
+    missing = torch.zeros(3, 1, 1, 2, dtype=torch.bool)
+    missing[:2, ..., 0] = True
+    x[0, :, 0, 0] = torch.tensor([4.5, 5.0, 100.0])
+    x[1, :, 0, 0] = 4.0
+    x[..., 1] = 4.5  # observed: inside, and not counted
+    found = coverage(samples, x, missing, 0.8)
+    assert found[:2].tolist() == pytest.approx([2 / 3, 1])
+    assert found[2].isnan()  # nothing is missing
+    assert coverage(samples, x, missing.expand_as(x), 0.8)[0] == found[0]
+
+
+@pytest.mark.parametrize("count", [9, 10, 20])
+@pytest.mark.parametrize("level", LEVELS)
+def test_samples_of_the_truth_s_own_law_cover_as_often_as_they_should(count, level):
+    # Exactly so for uniform numbers: order statistics divide [0, 1] evenly on average.
+    n = 200_000
+    numbers = torch.rand(count + 1, 1, 1, 1, n, generator=seeds.generator("uniform"))
+    found = coverage(numbers[1:], numbers[0], everything(numbers[0]), level).item()
+    assert found == pytest.approx(level, abs=5 * math.sqrt(level * (1 - level) / n))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_ten_normal_samples_cover_nearly_as_often_as_they_should(level):
+    # Between two of the order the line is not the law's own; that costs less than 1 %.
+    numbers = normal(11, 1, 1, 1, 200_000)
+    found = coverage(numbers[1:], numbers[0], everything(numbers[0]), level).item()
+    assert found == pytest.approx(level, abs=0.01)
+
+
+@pytest.mark.parametrize("scale, side", [(0.5, -1), (2.0, 1)])
+def test_too_narrow_samples_cover_less_and_too_wide_ones_more(scale, side):
+    numbers = normal(21, 1, 1, 1, 10_000)
+    for level in LEVELS:
+        found = coverage(scale * numbers[1:], numbers[0], everything(numbers[0]), level).item()
+        assert side * (found - level) > 0.1
+
+
+# The energy score
+
+
+def test_energy_score_of_two_samples_by_hand():
+    # |1 - 2| and |4 - 2| on average 1.5; |1 - 4| = 3, of which the half is taken away.
+    x = truth(2.0)
+    assert energy_score(of_one_pixel([1.0, 4.0]), x, everything(x)).item() == pytest.approx(0)
+    x = truth(6.0)
+    assert energy_score(of_one_pixel([1.0, 4.0]), x, everything(x)).item() == pytest.approx(2)
+
+
+def test_energy_score_of_vectors_equals_loops_over_pairs():
+    S, B = 4, 2
+    samples, x = normal(S, B, 3, 2, 2), normal(B, 3, 2, 2, seed=1)
+    missing = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]]).view(B, 1, 2, 2) > 0
+    found = energy_score(samples, x, missing)
+    for b in range(B):
+        where = missing[b, 0]
+        drawn = [samples[k, b][:, where].numpy().ravel() for k in range(S)]
+        aim = x[b][:, where].numpy().ravel()
+
+        def apart(u, v):
+            return math.sqrt(sum((p - q) ** 2 for p, q in zip(u, v, strict=True)) / len(u))
+
+        error = sum(apart(u, aim) for u in drawn) / S
+        pairs = [apart(drawn[i], drawn[j]) for i in range(S) for j in range(S) if i != j]
+        assert found[b].item() == pytest.approx(error - sum(pairs) / len(pairs) / 2, rel=1e-12)
+
+
+def test_one_sample_repeated_scores_its_error():
+    x = torch.zeros(1, 3, 2, 2)
+    samples = torch.full((2, 1, 3, 2, 2), 0.25)
+    assert energy_score(samples, x, everything(x)).item() == pytest.approx(0.25)
+
+
+def test_nothing_missing_has_no_score():
+    x = torch.zeros(2, 3, 2, 2)
+    missing = everything(x)
+    missing[1] = False
+    found = energy_score(torch.ones(2, *x.shape), x, missing)
+    assert found[0] == 1 and found[1].isnan()
+
+
+def test_score_does_not_depend_on_the_number_of_samples():
+    # Of a standard normal in n = 8: E|X - x| - E|X - X'| / 2 = E|X - X'| / 2 for x of the same law.
+    n, many = 8, 20_000
+    expected = math.sqrt(2) * math.sqrt(2) * math.gamma((n + 1) / 2) / math.gamma(n / 2) / 2
+    expected /= math.sqrt(n)
+    for count in (2, 3, 10):
+        numbers = normal(count + 1, many, 1, 1, n, seed=count)
+        found = energy_score(numbers[1:], numbers[0], everything(numbers[0]))
+        assert abs(found.mean() - expected) < 5 * found.std() / many**0.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda s: s + 0.3,
+        lambda s: 0.5 * s,
+        lambda s: 1.5 * s,
+        lambda s: 0 * s,
+        lambda s: s.mean(dim=-1, keepdim=True).expand_as(s) * math.sqrt(s.shape[-1]),
+    ],
+    ids=["shifted", "narrower", "wider", "a point", "entries that go together"],
+)
+def test_no_other_law_scores_as_low_as_the_truth_s_own(wrong):
+    many = 4000
+    numbers = normal(11, many, 1, 1, 8)
+    own, other = (
+        energy_score(s, numbers[0], everything(numbers[0]))
+        for s in (numbers[1:], wrong(numbers[1:]))
+    )
+    loss = other - own  # by image: the same truths
+    assert loss.mean() > 5 * loss.std() / many**0.5
+
+
+def test_score_of_nearly_equal_float32_samples_keeps_its_digits():
+    # Differences of 1e-4 beside values of 1: products of matrices would lose them.
+    samples = (1 + 1e-4 * normal(10, 3, 3, 16, 16)).float()
+    x = (1 + 1e-4 * normal(3, 3, 16, 16, seed=1)).float()
+    found = energy_score(samples, x, everything(x))
+    exact = energy_score(samples.double(), x.double(), everything(x))
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx(exact.tolist(), rel=1e-4)
+
+
+# What is observed
+
+
+@pytest.mark.parametrize("garbage", [7.0, math.nan, math.inf, -math.inf])
+def test_what_is_observed_has_no_influence(garbage):
+    samples, x = normal(10, 4, 3, 6, 6), normal(4, 3, 6, 6, seed=1)
+    missing = torch.rand(4, 1, 6, 6, generator=seeds.generator("m")) < 0.5
+    spoilt_samples, spoilt = (
+        torch.where(missing, samples, garbage),
+        torch.where(missing, x, garbage),
+    )
+    for score in (energy_score, lambda *a: coverage(*a, 0.8), lambda *a: coverage(*a, 0.5)):
+        before = score(samples, x, missing)
+        assert before.isfinite().all()
+        assert torch.equal(score(spoilt_samples, x, missing), before)
+        assert torch.equal(score(samples, spoilt, missing), before)
+
+
+def test_samples_that_are_not_numbers_cover_nothing_and_have_no_score():
+    x = torch.zeros(1, 3, 4, 4)
+    samples = torch.full((10, *x.shape), math.nan)
+    assert energy_score(samples, x, everything(x)).isnan().all()
+    assert coverage(samples, x, everything(x), 0.8).item() == 0

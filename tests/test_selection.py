@@ -1,0 +1,392 @@
+"""Scores of what is hidden again: what is hidden, how it is scored, and the search that uses it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import changed, put_garbage_under_the_missing_pixels
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from paperlib import posterior, seeds, selection
+from paperlib.config import ConfigurationError
+from paperlib.corruption import CORRUPTIONS, DropPixel, MaskLaw, ObservedMasks, corrupt
+from paperlib.data import load_prepared, prepare
+from paperlib.image_source import DataError
+from paperlib.records import RunError, read_json
+from paperlib.selection import HIDDEN, candidates, hide, score_hidden, score_run, search
+from paperlib.training import train
+
+N = 100  # masks of a test
+
+
+def blocks(n: int, size: int, share: float) -> Tensor:
+    """Masks (n, 1, size, size) of blocks of 4 x 4 pixels, a share of which is observed."""
+    coarse = torch.rand(n, 1, size // 4, size // 4, generator=seeds.generator("blocks")) < share
+    return coarse.repeat_interleave(4, 2).repeat_interleave(4, 3).float()
+
+
+def law_and_masks(name: str, size: int) -> tuple[MaskLaw, Tensor]:
+    """A law, and masks of it that images have."""
+    if name in CORRUPTIONS:
+        return CORRUPTIONS[name], CORRUPTIONS[name].for_ids(range(N), size, seed=0)
+    masks = blocks(2 * N, size, 0.7)
+    law = ObservedMasks(masks[N:] > 0, flips=name == "moved", shift=3 if name == "moved" else 0)
+    return law, masks[:N]
+
+
+LAWS = [*CORRUPTIONS, "observed", "moved"]
+
+
+# What is hidden
+
+
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("name", LAWS)
+def test_a_part_of_what_was_observed_is_hidden_and_nothing_else(name, size):
+    law, m = law_and_masks(name, size)
+    shown = hide(m, law, seeds.generator("hide"))
+    assert shown.shape == m.shape and shown.dtype == m.dtype
+    assert set(shown.unique().tolist()) <= {0, 1} and (shown <= m).all()
+    share = (m - shown).sum(dim=(1, 2, 3)) / m.sum(dim=(1, 2, 3))
+    assert share.max() <= HIDDEN
+    assert (share > 0).double().mean() > 0.9 and share.mean() > HIDDEN / 3
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_what_is_hidden_is_a_function_of_the_generator(name):
+    law, m = law_and_masks(name, 16)
+    before = m.clone()
+    a, b, c = (hide(m, law, seeds.generator("hide", s)) for s in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert torch.equal(m, before)  # as it was
+
+
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("name", ["one_patch", "small_patch"])
+def test_what_a_patch_law_shows_is_still_made_of_patches(name, size):
+    # Every pixel shown lies in a patch none of whose pixels is hidden: that of a fresh mask.
+    law, m = law_and_masks(name, size)
+    k, _ = law.pixels_at(size)
+    shown = hide(m, law, seeds.generator("hide"))
+    free = 1 - max_pool2d(m - shown, k, stride=1)  # 1 at the corner of a patch without hidden ones
+    covered = max_pool2d(torch.nn.functional.pad(free, [k - 1] * 4), k, stride=1)
+    assert (covered[shown > 0] == 1).all()
+
+
+def test_what_observed_masks_show_is_what_others_show_too():
+    law, m = law_and_masks("observed", 16)
+    hidden = m - hide(m, law, seeds.generator("hide"))
+    masks = law.masks.flatten(1).float()
+    for own, gone in zip(m.flatten(1), hidden.flatten(1), strict=True):
+        others = masks[(masks @ gone == 0) & (masks != own).any(1)]
+        assert (others.any(0) | (own == gone) | (own == 0)).all()
+
+
+def test_mask_of_which_nothing_can_be_hidden_stays():
+    # Left or right is observed: another mask hides all of it or nothing.
+    left = torch.zeros(1, 8, 8, dtype=torch.bool)
+    left[..., :4] = True
+    m = torch.stack([left, ~left, torch.zeros_like(left)]).float()
+    law = ObservedMasks(torch.stack([left, ~left]))
+    assert torch.equal(hide(m, law, seeds.generator("hide")), m)
+
+
+# Their score
+
+
+def test_score_by_hand_on_two_hidden_pixels():
+    y = torch.tensor([0.1, 0.2, 0.3, 0.0]).view(1, 1, 2, 2)
+    m = torch.tensor([1.0, 1.0, 1.0, 0.0]).view(1, 1, 2, 2)
+    shown = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    calls = []
+
+    def reconstruct(*arguments):
+        calls.append(arguments)
+        # the first hidden pixel at 0.2 + 0.3 and - 0.5 of it, the second as it is; garbage beside
+        first, second = torch.tensor([[7.0, 0.5, 0.3, 9.0], [-7.0, -0.3, 0.3, -9.0]])
+        return torch.stack([first, second]).view(2, 1, 1, 2, 2), None
+
+    found = score_hidden(reconstruct, y, m, shown, np.array([5]))
+    seen, mask, rows = calls[0]
+    assert seen.flatten().tolist() == pytest.approx([0.1, 0, 0, 0])  # what G is given
+    assert torch.equal(mask, shown) and rows.tolist() == [5]
+    assert found["mse"].item() == pytest.approx((0.1 - 0.2) ** 2 / 2)  # of the mean
+    # distances 0.3 and 0.5, and 0.8 between the two, over the root of two entries
+    assert found["energy"].item() == pytest.approx((0.4 - 0.8 / 2) / math.sqrt(2), abs=1e-7)
+    assert found["coverage_50"].item() == found["coverage_80"].item() == 1
+
+
+def test_image_of_which_nothing_is_hidden_has_no_score():
+    y, m = torch.zeros(2, 3, 2, 2), torch.ones(2, 1, 2, 2)
+    shown = m.clone()
+    shown[0, ..., 0] = 0
+    found = score_hidden(lambda y, m, rows: (torch.ones(2, *y.shape), None), y, m, shown, None)
+    for values in found.values():
+        assert values[0].isfinite() and values[1].isnan()
+    assert found["mse"][0] == found["energy"][0] == 1
+
+
+def test_both_too_sure_and_too_unsure_samples_score_worse_than_the_posterior_s():
+    # The point of the criterion: without one complete field it finds the posterior's own spread.
+    count, side = 400, 6
+    field = posterior.gaussian_field(side)
+    law = DropPixel(0.4)
+    m = law.sample(count, side, seeds.generator("m"))
+    y = corrupt(field.sample(count, seeds.generator("x")), m)
+    shown = hide(m, law, seeds.generator("hide"))
+
+    def spread(factor: float, shift: float = 0.0):
+        def reconstruct(y, m, rows):
+            exact = posterior.condition(field, y, m)
+            samples = exact.sample(selection.SAMPLES, seeds.generator("samples"))
+            mean = exact.mean.view(y.shape)
+            deviation = exact.covariance.diagonal(dim1=1, dim2=2).sqrt().view(y.shape)
+            return mean + factor * (samples - mean) + shift * deviation, None
+
+        return score_hidden(reconstruct, y, m, shown, np.arange(count))
+
+    right = spread(1)
+    for level in (50, 80):
+        assert right[f"coverage_{level}"].double().mean().item() == pytest.approx(
+            level / 100, abs=0.04
+        )
+    for wrong in (spread(0), spread(0.4), spread(1.8), spread(1, shift=0.5)):
+        loss = wrong["energy"] - right["energy"]  # of the same images
+        assert loss.mean() > 4 * loss.std() / math.sqrt(count)
+    assert spread(0.4)["coverage_80"].mean() < 0.6 < 0.9 < spread(1.8)["coverage_80"].mean()
+    # the error of the mean does not tell them apart
+    assert spread(0.4)["mse"].mean() < right["mse"].mean() < spread(1.8)["mse"].mean()
+
+
+# Of a run
+
+
+@pytest.fixture
+def trained(workspace, tiny_config):
+    """A run of one step whose G uses z, and its configuration."""
+    config = changed(tiny_config, steps=1, start_from_fill=False, z_start=0.5)
+    train(config, workspace / "run")
+    return workspace / "run", config
+
+
+def test_record_of_the_scores_says_what_it_rests_on(trained):
+    run, config = trained
+    record = score_run(run)
+    assert record == read_json(run / "selection.json")
+    assert record["config"] == config.model_dump() and "commit" in record
+    rests_on = read_json(run / "record.json")
+    for key in ("generator_checksum", "data_checksum"):
+        assert record["rests_on"][key] == rests_on[key]
+    assert record["scores"].keys() == {"energy", "mse", "coverage_50", "coverage_80"}
+    for score in record["scores"].values():
+        assert score["images"] == 9  # the hold-out of 60 images
+        assert 0 <= score["low"] <= score["value"] <= score["high"]
+    assert record["scores"]["energy"]["value"] > 0.05
+
+
+def test_scores_are_made_once_and_again_for_another_generator(trained, monkeypatch):
+    run, config = trained
+    first = score_run(run)
+    made = (run / "selection.json").stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(selection, "sampler", lambda *_: pytest.fail("scored again"))
+        assert score_run(run) == first
+    assert (run / "selection.json").stat().st_mtime_ns == made
+
+    other = run.parent / "other"
+    train(changed(config, steps=2), other)
+    for name in ("generator.safetensors", "record.json"):
+        (run / name).write_bytes((other / name).read_bytes())
+    assert score_run(run)["scores"] != first["scores"]
+    with monkeypatch.context() as patch:
+        patch.setattr(selection, "SELECTION_VERSION", 99)
+        assert score_run(run)["rests_on"]["selection"] == 99
+
+
+def test_scores_do_not_depend_on_the_batch_size(trained, monkeypatch):
+    run, _ = trained
+    found = []
+    for batch in (2, 100):
+        monkeypatch.setattr(selection, "BATCH", batch)
+        found.append(score_run(run)["scores"])
+        (run / "selection.json").unlink()
+    for name in found[0]:
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-4), name
+
+
+def test_no_more_images_are_scored_than_are_evaluated(workspace, tiny_config):
+    train(changed(tiny_config, steps=1, eval_images=4), workspace / "few")
+    assert score_run(workspace / "few")["scores"]["energy"]["images"] == 4
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_scores_look_at_nothing_but_observations_of_the_hold_out(
+    workspace, tiny_config, corruption
+):
+    config = changed(tiny_config, steps=1, corruption=corruption)
+    run = workspace / "run"
+    train(config, run)
+    before = score_run(run)["scores"]
+    data = load_prepared(config.data)
+    rng = np.random.default_rng(0)
+    assert put_garbage_under_the_missing_pixels(config, data.indices("validation"), rng) > 0
+    images = np.load(data.folder / "images.npy", mmap_mode="r+")
+    for split in ("training", "test"):
+        images[data.indices(split)] = rng.integers(0, 256, images.shape[1:], dtype=np.uint8)
+    images.flush()
+    (run / "selection.json").unlink()
+    assert score_run(run)["scores"] == before
+    # the counterpart: it does look at those
+    images[data.indices("validation")] ^= 255
+    images.flush()
+    (run / "selection.json").unlink()
+    assert score_run(run)["scores"] != before
+
+
+def test_run_that_is_not_trained_has_no_score(workspace):
+    with pytest.raises(RunError, match="not trained"):
+        score_run(workspace / "nowhere")
+
+
+def test_run_trained_on_other_data_is_refused(trained):
+    run, config = trained
+    manifest = load_prepared(config.data).folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(load_prepared(config.data).checksum, "0" * 64))
+    with pytest.raises(RunError, match="other data"):
+        score_run(run)
+
+
+def test_hold_out_of_which_nothing_can_be_hidden_is_said(trained, monkeypatch):
+    run, _ = trained
+    monkeypatch.setattr(selection, "hide", lambda m, *_: m)
+    with pytest.raises(DataError, match="nothing to score"):
+        score_run(run)
+    assert not (run / "selection.json").exists()
+
+
+def test_generator_that_diverged_has_no_number_for_a_score(trained, monkeypatch):
+    # Were the images left out on which it did, what remains could win.
+    run, _ = trained
+
+    def sampler(G, samples, seed):
+        def reconstruct(y, m, rows):
+            at = torch.from_numpy(rows == 2).view(-1, 1, 1, 1)
+            return torch.where(at, math.nan, y.expand(samples, *y.shape)), y
+
+        return reconstruct
+
+    monkeypatch.setattr(selection, "sampler", sampler)
+    scores = score_run(run)["scores"]
+    assert math.isnan(scores["energy"]["value"]) and scores["energy"]["images"] == 9
+    assert scores["coverage_80"]["value"] < 1
+
+
+# The search
+
+
+def names(found: list[dict]) -> list[str]:
+    return [record["name"] for record in found]
+
+
+def test_search_trains_every_combination_and_puts_the_best_first(workspace, tiny_config):
+    config = changed(tiny_config, steps=1)
+    grid = {"lambda_z": [0.5, 2], "nz": [4, 8]}
+    found = search(config, grid, workspace / "search")
+    expected = {f"lambda_z={z}-nz={n}" for z in ("0.5", "2") for n in (4, 8)}
+    assert set(names(found)) == expected == {p.name for p in (workspace / "search").iterdir()}
+    scores = [record["scores"]["energy"]["value"] for record in found]
+    assert scores == sorted(scores)
+    for record in found:
+        own = read_json(workspace / "search" / record["name"] / "config.json")
+        assert f"lambda_z={own['lambda_z']:g}-nz={own['nz']}" == record["name"]
+        assert own == config.model_dump() | {key: own[key] for key in grid}
+        assert record["scores"] == score_run(workspace / "search" / record["name"])["scores"]
+
+
+def test_search_goes_on_where_it_stopped(workspace, tiny_config, monkeypatch):
+    config, grid = changed(tiny_config, steps=1), {"lambda_y": [1, 10, 100]}
+    folder = workspace / "search"
+    begun = []
+
+    def noting(candidate, run, *_):
+        trained = (run / "record.json").is_file()
+        if len(begun) == 2 and not trained:
+            raise KeyboardInterrupt
+        if not trained:
+            begun.append(run.name)
+        return train(candidate, run)
+
+    monkeypatch.setattr(selection, "train", noting)
+    with pytest.raises(KeyboardInterrupt):
+        search(config, grid, folder)
+    assert begun == ["lambda_y=1", "lambda_y=10"]
+
+    begun[:] = ["(before)"]
+    first = search(config, grid, folder)
+    assert begun == ["(before)", "lambda_y=100"] and len(first) == 3
+    monkeypatch.setattr("paperlib.training.build_method", lambda *_: pytest.fail("trains again"))
+    monkeypatch.setattr(selection, "sampler", lambda *_: pytest.fail("scores again"))
+    assert search(config, grid, folder) == first
+
+
+def test_candidate_whose_score_is_no_number_comes_last(workspace, tiny_config, monkeypatch):
+    values = {"1": 0.3, "2": math.nan, "3": 0.1, "4": math.nan, "5": 0.2}
+    monkeypatch.setattr(selection, "train", lambda *_: None)
+    monkeypatch.setattr(
+        selection,
+        "score_run",
+        lambda run: {"scores": {"energy": {"value": values[run.name.partition("=")[2]]}}},
+    )
+    found = search(tiny_config, {"lambda_y": [1, 2, 3, 4, 5]}, workspace / "search")
+    assert names(found)[:3] == ["lambda_y=3", "lambda_y=5", "lambda_y=1"]
+
+
+@pytest.mark.parametrize(
+    "grid, part",
+    [
+        ({"lambda_zz": [1]}, "unknown key 'lambda_zz'"),
+        ({"lambda_z": [1, -1]}, "lambda_z"),
+        ({"lambda_z": [1, "much"]}, "lambda_z"),
+        ({"method": [["base"]]}, "method"),
+        ({"size": [16, 32]}, "size cannot vary"),
+        ({"lambda_z": [1], "eval_images": [4, 8]}, "eval_images cannot vary"),
+    ],
+)
+def test_wrong_key_or_value_is_refused_before_anything_is_trained(
+    workspace, tiny_config, grid, part
+):
+    with pytest.raises(ConfigurationError, match=part):
+        search(tiny_config, grid, workspace / "search")
+    assert not (workspace / "search").exists()
+
+
+def test_candidates_differ_in_the_keys_of_the_grid_alone(tiny_config):
+    found = candidates(tiny_config, {"lambda_z": [0.5, 2.0], "method": ["both", "mask_aware"]})
+    assert [(c.lambda_z, c.method) for c in found] == [
+        (0.5, "both"), (0.5, "mask_aware"), (2.0, "both"), (2.0, "mask_aware"),
+    ]  # fmt: skip
+    assert all(changed(c, lambda_z=1.0, method="both") == tiny_config for c in found)
+
+
+def test_missing_hold_out_is_refused_before_anything_is_trained(workspace, tiny_config):
+    config = changed(tiny_config, validation=0.0)
+    prepare(config.data)
+    with pytest.raises(DataError, match="validation"):
+        search(config, {"lambda_z": [1.0]}, workspace / "search")
+    assert not (workspace / "search").exists()
+    train(changed(config, steps=1), workspace / "run")
+    with pytest.raises(DataError, match="validation"):
+        score_run(workspace / "run")
+
+
+def test_table_for_the_terminal_has_a_line_for_each():
+    scores = {"energy": 0.123456, "mse": 0.01, "coverage_50": 0.41, "coverage_80": 0.755}
+    scores = {k: {"value": v, "low": v / 2, "high": 2 * v, "images": 9} for k, v in scores.items()}
+    lines = selection.as_lines([{"name": n, "scores": scores} for n in ("a=1", "a=2")]).split("\n")
+    assert len(lines) == 3 and "energy score" in lines[0]
+    assert lines[1].split() == ["0.1235", "[0.0617,", "0.2469]", "0.0100", "41.0%", "75.5%", "a=1"]
+    assert lines[2].endswith("a=2")
