@@ -247,6 +247,42 @@ def course_figure(
     return figure
 
 
+def calibration_figure(coverage: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
+    """What central intervals cover against what they should, one line a method.
+
+    Args:
+        coverage: method -> level -> share covered, one for each seed. The line is their mean, the
+            bars their range.
+    """
+    figure, ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
+    for (name, levels), marker in zip(coverage.items(), "osD^vPX", strict=False):
+        values = np.array(list(levels.values()))  # (levels, seeds)
+        mean = values.mean(axis=1)
+        spread = np.abs(np.stack([values.min(axis=1), values.max(axis=1)]) - mean)
+        ax.errorbar(list(levels), mean, spread, marker=marker, capsize=2, linewidth=1.2, label=name)
+    ax.set(xlabel="level of the interval", ylabel="share of the truth inside", xlim=(0.4, 1))
+    figure.legend(loc="outside right center", frameon=False)
+    sns.despine(ax=ax)
+    return figure
+
+
+def field_figure(rows: Mapping[str, Tensor], limit: float = 2.5) -> Figure:
+    """Fields in a diverging palette, one row a name, missing entries (NaN) in grey.
+
+    Args:
+        rows: name -> fields, (images, H, W).
+        limit: the colour scale reaches from -limit to limit.
+    """
+    figure, axes = _grid(len(rows), max(len(fields) for fields in rows.values()))
+    palette = sns.color_palette("vlag", as_cmap=True).with_extremes(bad=str(MISSING_COLOUR))
+    for row, (name, fields) in zip(axes, rows.items(), strict=True):
+        _row_label(row[0], name)
+        for ax, field in zip(row, fields, strict=False):
+            ax.imshow(field.numpy(), cmap=palette, vmin=-limit, vmax=limit)
+    return figure
+
+
 class Monitor:
     """Live curves and samples in a notebook while training: pass it as ``on_log``.
 
