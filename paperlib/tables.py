@@ -45,7 +45,8 @@ CORRUPTIONS = {
     "drop_pixel": "Drop Pixel",
 }
 DISTANCES = ("FID", "FD-efflite0")
-LOWER_IS_BETTER = {"FID", "FD-efflite0", "mse", "mse_missing", "mse_best"}
+CALIBRATION = ["energy", "coverage_50", "coverage_80"]
+LOWER_IS_BETTER = {"FID", "FD-efflite0", "mse", "mse_missing", "mse_best", "energy"}
 HIGHER_IS_BETTER = {"std"}
 LABELS = {
     "mse": "MSE",
@@ -55,6 +56,9 @@ LABELS = {
     "mse_without_z": "MSE missing, z = 0",
     "mse_best": "best of 10",
     "seam": "seam ratio",
+    "energy": "energy score",
+    "coverage_50": "50 % intervals cover",
+    "coverage_80": "80 % intervals cover",
 }
 DASH = "–"
 
@@ -169,7 +173,7 @@ def _beside_the_paper(
 ) -> pd.DataFrame:
     distance = distance_name(evaluations)
     metrics = [distance, "mse", "std", "mse_missing", "mse_interior", "mse_without_z", "mse_best",
-               "seam", kernel_distance_name(distance)]  # fmt: skip
+               "seam", kernel_distance_name(distance), *CALIBRATION]  # fmt: skip
     index = pd.MultiIndex.from_product(
         [CORRUPTIONS, methods, metrics], names=["corruption", "method", "metric"]
     )
@@ -264,7 +268,7 @@ def _write_table(
     for corruption, heading in CORRUPTIONS.items():
         part = table[table["corruption"] == corruption]
         markdown += f"## {heading}\n\n"
-        for metrics in ([distance, "mse", "std"], beyond):
+        for metrics in ([distance, "mse", "std"], beyond, CALIBRATION):
             cells = wide(part, metrics, "**{}**", " [{low}, {high}]", labels)[heading]
             markdown += to_markdown(cells) + "\n"
     latex = wide(table, [distance, "mse", "std"], r"\textbf{{{}}}", "", labels).to_latex(
@@ -307,7 +311,7 @@ def _best(values: pd.Series, metric: str) -> str | None:
 def _cell(row: pd.Series, metric: str, style: str, interval: str) -> str:
     if pd.isna(row["value"]):
         return DASH
-    digits = 1 if metric in DISTANCES else 2 if metric == "seam" else 4
+    digits = 1 if metric in DISTANCES else 2 if metric == "seam" or "coverage" in metric else 4
 
     def text(number: float) -> str:
         return f"{number:.{digits}f}"
