@@ -128,6 +128,11 @@ def _prepare(
         partition = source.official() if config.split == "official" else None
         tolerated = 0 if strict else TOLERATED_FAILURES
         count, failed = _decode_all(config, source, draft, tolerated, workers)
+        if source.masked and count and np.load(draft / "masks.npy", mmap_mode="r").all():
+            raise DataError(
+                f"{config.dataset}: no pixel is missing in any of {count} images: nothing says how "
+                "to mask; check 'missing' and 'missing_value', or use the data set 'folder'"
+            )
         ids = Names(draft / "ids.txt")
         if partition is not None:
             kept = np.fromiter((i not in failed for i in source.ids), bool, len(partition))

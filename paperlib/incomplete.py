@@ -53,7 +53,11 @@ def incomplete_files(folder: Path) -> list[Path]:
 
 
 def read_incomplete(
-    path: Path, rule: str = "auto", value: float | None = None, max_pixels: int = MAX_PIXELS
+    path: Path,
+    rule: str = "auto",
+    value: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+    complete: bool = False,
 ) -> Incomplete:
     """Read an image and what of it was observed.
 
@@ -62,6 +66,7 @@ def read_incomplete(
         rule: one of ``RULES``.
         value: that of missing pixels; asks for the rule "value".
         max_pixels: larger images are refused, before they are decoded where the format allows it.
+        complete: accept one of which nothing is missing, if the rule can tell.
 
     Raises:
         ValueError: the image cannot be used; the message names the file and says why.
@@ -99,7 +104,7 @@ def read_incomplete(
         observed = (values != value).any(axis=2)
     if not observed.any():
         raise ValueError(f"{path}: nothing at all is observed")
-    if observed.all():
+    if observed.all() and not complete:
         raise ValueError(f"{path}: no pixel is missing (rule: {rule})")
     if values.dtype.kind == "f" and not np.isfinite(values[observed]).all():
         raise ValueError(f"{path}: observed pixels that are NaN or infinite")

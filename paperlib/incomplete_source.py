@@ -136,7 +136,8 @@ class IncompleteFolder(Source):
 
     def _read_file(self, path: Path) -> Incomplete:
         c = self.config
-        image = read_incomplete(path, c.missing, c.missing_value, c.max_pixels or MAX_PIXELS)
+        # A complete image among incomplete ones, a clear sky, is an observation like any other
+        image = read_incomplete(path, c.missing, c.missing_value, c.max_pixels or MAX_PIXELS, True)
         if (bands := image.values.shape[2]) != c.bands:
             raise ValueError(f"{path}: {bands} bands, not {c.bands}: set 'bands', or leave it out")
         return image

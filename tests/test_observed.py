@@ -262,14 +262,12 @@ def bad_files(folder) -> dict[str, str]:
     values, observed = scene(np.random.default_rng(5))
     write("a mask of another size.png", values)
     Image.fromarray(observed.T).save(folder / "a mask of another size.mask.png")
-    write("nothing missing.png", values, np.ones_like(observed))
     write("nothing observed.png", values, np.zeros_like(observed))
     write("without a mask é.png", values)
     np.save(folder / "two.npy", np.where(observed[..., None], values[..., :2], np.nan))
     (folder / "truncated.png").write_bytes(next(folder.glob("*0é.png")).read_bytes()[:300])
     return {
         "a mask of another size.mask.png": "a mask of 32 x 48 px for an image of 48 x 32",
-        "nothing missing.png": "no pixel is missing",
         "nothing observed.png": "nothing at all is observed",
         "without a mask é.png": "nothing says what is missing",
         "two.npy": "2 bands, not 3",
@@ -289,6 +287,26 @@ def test_every_bad_file_is_named_with_what_is_wrong(empty_workspace, folder, mon
     assert len(said) == len(expected)
     for name, reason in expected.items():
         assert any(f"{folder / name}: " in line and reason in line for line in said), name
+
+
+def test_a_complete_image_among_incomplete_ones_is_an_observation(empty_workspace, folder):
+    values, observed = scene(np.random.default_rng(5))
+    clear = np.dstack([values, np.full_like(values[..., 0], 255)])
+    Image.fromarray(clear).save(folder / "clear sky.png")
+    prepared = prepare(config(folder).data)
+    ids = (prepared.folder / "ids.txt").read_text().splitlines()
+    mine = [i for i, name in enumerate(ids) if name.startswith("clear sky")]
+    assert mine and prepared.masks()[mine].all() and not prepared.manifest["failed"]
+
+
+def test_no_pixel_missing_anywhere(empty_workspace, folder):
+    for path in folder.glob("*.png"):
+        image = Image.open(path)
+        image.putalpha(255)
+        image.save(path)
+    with pytest.raises(DataError, match="no pixel is missing in any of"):
+        prepare(config(folder).data)
+    assert not list(paths.DATA.glob("incomplete-*"))  # nothing half-written is left
 
 
 def test_an_error_names_several_files_not_several_tiles_of_one(empty_workspace, folder):
