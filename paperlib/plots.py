@@ -309,10 +309,11 @@ class Monitor:
 
         z = latents(range(len(self.y)), self.samples, G.nz, seed=0, device=self.y.device)
         x_tilde = reconstruct(G, self.y, self.m, z)
-        figures = [
-            curves_figure(self.log),
-            reconstruction_figure(self.y, self.m, x_tilde, self.border),
-        ]
+        with plt.ioff():  # while interactive, the inline backend keeps every figure of a cell
+            figures = [
+                curves_figure(self.log),
+                reconstruction_figure(self.y, self.m, x_tilde, self.border),
+            ]
         if self.handles:
             for handle, figure in zip(self.handles, figures, strict=True):
                 handle.update(figure)
