@@ -33,7 +33,8 @@ PAPERMILL = (
     " --log-output --log-level WARNING"
 )
 # With --resources gpu=N every run asks for a GPU. Here each is given its own, by CUDA_VISIBLE_DEVICES;
-# --config runs_per_gpu=K lets K small ones share it. On a cluster Slurm gives it.
+# --config runs_per_gpu=K lets K small ones share it. On a cluster Slurm gives it: there a job reads
+# this file once more, as remote, and runs its command without ON_GPU.
 N_GPUS = workflow.global_resources.get("gpu")
 N_GPUS = int(getattr(N_GPUS, "value", N_GPUS) or 0)
 RUNS_PER_GPU = int(config.get("runs_per_gpu", 1))
@@ -133,8 +134,10 @@ rule references:
         lambda w: ancient(paths.DATA / DATA_OF[w.corruption] / "manifest.json"),
     output:
         expand(OUT / "references" / "{{corruption}}-{name}.json", name=REFERENCES),
+    resources:
+        gpu = GPU,
     shell:
-        "PAPERLIB_PROGRESS=lines OMP_NUM_THREADS={threads} python -m paperlib references {PROFILE}"
+        ON_GPU + "PAPERLIB_PROGRESS=lines OMP_NUM_THREADS={threads} python -m paperlib references {PROFILE}"
         " --corruption {wildcards.corruption}"
 
 

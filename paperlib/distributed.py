@@ -1,6 +1,6 @@
 """One run on many processes, one a GPU (``torchrun``): the one place that speaks to the others.
 
-    torchrun --nproc-per-node 4 -m paperlib train PROFILE --run NAME
+    torchrun --nproc-per-node 4 -m -- paperlib train PROFILE --run NAME
 
 Each process takes an equal share of the rows of every batch; ``batch_size`` is the joint batch's.
 The result is that of one process with the joint batch, up to the order of sums, because

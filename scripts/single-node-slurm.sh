@@ -14,7 +14,10 @@ RUN=/run/single-node-slurm
 
 stop() {
     for name in slurmd slurmctld munged; do
-        [ -f $RUN/$name.pid ] && kill "$(cat $RUN/$name.pid)" 2>/dev/null || true
+        [ -f $RUN/$name.pid ] || continue
+        pid=$(cat $RUN/$name.pid)
+        kill "$pid" 2>/dev/null || true
+        for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null && sleep 0.1 || break; done
         rm -f $RUN/$name.pid
     done
 }
@@ -56,6 +59,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=$((memory / cores))
 ReturnToService=2
 MinJobAge=600
 GresTypes=gpu
