@@ -2,6 +2,8 @@
 # executes. Every command below also runs by hand.
 #
 #   snakemake --cores 2 --config profile=quick
+#   snakemake --cores 16 --resources gpu=4 --config profile=celeba64     (one run a GPU)
+#   snakemake --profile profiles/slurm --config profile=celeba64         (a cluster)
 #
 # Done runs are not run again; an interrupted run goes on from its checkpoint (it is no output of a
 # rule, so nothing deletes it).
@@ -30,6 +32,18 @@ PAPERMILL = (
     "PAPERLIB_PROGRESS=lines papermill --kernel python3 --no-progress-bar"
     " --log-output --log-level WARNING"
 )
+# With --resources gpu=N every run asks for a GPU. Here each is given its own, by CUDA_VISIBLE_DEVICES;
+# --config runs_per_gpu=K lets K small ones share it. On a cluster Slurm gives it: there a job reads
+# this file once more, as remote, and runs its command without ON_GPU.
+N_GPUS = workflow.global_resources.get("gpu")
+N_GPUS = int(getattr(N_GPUS, "value", N_GPUS) or 0)
+RUNS_PER_GPU = int(config.get("runs_per_gpu", 1))
+GPU = 1 if N_GPUS else 0
+ON_GPU = ""
+CLUSTER_CORES = 4
+if N_GPUS and workflow.local_exec and not workflow.remote_exec:
+    workflow.register_resource("gpu", N_GPUS * RUNS_PER_GPU)  # places
+    ON_GPU = f"python -m paperlib.gpus {N_GPUS} {RUNS_PER_GPU} env "
 
 
 def write_if_changed(path, values):
@@ -71,6 +85,11 @@ rule prepare:
         PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
 
 
+def threads_of(run):
+    """What a run asks for; where it leaves the choice, every core, on a cluster CLUSTER_CORES."""
+    return RUNS[run].threads or workflow.global_resources["_cores"].value or CLUSTER_CORES
+
+
 def training_notebook(w):
     """03 explains and trains the baselines of Table 2, 02 everything else."""
     name = "03_baselines" if RUNS[w.run].method in BASELINES else "02_train"
@@ -86,10 +105,12 @@ rule train:
         OUT / "runs" / "{run}" / "record.json",
     log:
         notebook = OUT / "notebooks" / "train-{run}.ipynb",
-    threads: lambda w: RUNS[w.run].threads or workflow.cores
+    threads: lambda w: threads_of(w.run)
+    resources:
+        gpu = GPU,
     retries: 1  # an interrupted run goes on from its checkpoint
     shell:
-        PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
+        ON_GPU + PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
 
 
 rule evaluate:
@@ -100,10 +121,12 @@ rule evaluate:
         OUT / "runs" / "{run}" / "evaluation.json",
     log:
         notebook = OUT / "notebooks" / "04_evaluate-{run}.ipynb",
-    threads: lambda w: RUNS[w.run].threads or workflow.cores
+    threads: lambda w: threads_of(w.run)
+    resources:
+        gpu = GPU,
     retries: 1
     shell:
-        PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE} -p run {wildcards.run}"
+        ON_GPU + PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE} -p run {wildcards.run}"
 
 
 rule references:
@@ -111,8 +134,10 @@ rule references:
         lambda w: ancient(paths.DATA / DATA_OF[w.corruption] / "manifest.json"),
     output:
         expand(OUT / "references" / "{{corruption}}-{name}.json", name=REFERENCES),
+    resources:
+        gpu = GPU,
     shell:
-        "PAPERLIB_PROGRESS=lines OMP_NUM_THREADS={threads} python -m paperlib references {PROFILE}"
+        ON_GPU + "PAPERLIB_PROGRESS=lines OMP_NUM_THREADS={threads} python -m paperlib references {PROFILE}"
         " --corruption {wildcards.corruption}"
 
 

@@ -51,7 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
             return _inpaint(options)
         if options.command == "select":
             return _select(options)
-        _run(options)
+        if options.command == "train":
+            from paperlib.distributed import processes
+
+            with processes():
+                _run(options)
+        else:
+            _run(options)
     except (ConfigurationError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -179,10 +185,11 @@ def _run(options: argparse.Namespace) -> None:
     for run in [_named(runs, options.run)] if options.run else runs:
         folder = paths.runs(profile) / run.name
         if options.command == "train":
+            from paperlib import distributed
             from paperlib.data import prepare
             from paperlib.training import train
 
-            prepare(run.data)
+            distributed.first(lambda data=run.data: bool(prepare(data)))
             train(run, folder)
         else:
             from paperlib.evaluation import evaluate_run

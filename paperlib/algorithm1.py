@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from paperlib import distributed
 from paperlib.config import RunConfig
 from paperlib.corruption import MaskLaw, composite, corrupt
 from paperlib.data import Observations, law_of
@@ -114,7 +115,7 @@ def forward(
     # Line 3: fresh masks
     m_tilde = p_m.sample(batch, size, generator, m)  # (B, 1, H, W)
     # Line 4: latent codes
-    z = torch.randn(batch, config.nz, generator=generator, device=y.device)  # (B, nz)
+    z = distributed.randn(batch, config.nz, generator=generator, device=y.device)  # (B, nz)
     # Line 6: reconstruct; observed pixels pass unchanged (equation 4)
     x_tilde = composite(nets.G(y, m, z), y, m)
     # Line 7: mask the reconstruction afresh
@@ -126,7 +127,7 @@ def forward(
     if config.encodes_y:  # equation 7
         # Line 9: encode the observation
         result.z_enc = Latent(*nets.E(y, m))
-        noise = torch.randn(batch, config.nz, generator=generator, device=y.device)
+        noise = distributed.randn(batch, config.nz, generator=generator, device=y.device)
         code = result.z_enc.sample(noise) if config.z_enc == "sampled" else result.z_enc.mean
         # Line 10: reconstruct again, from the reconstruction's own observation
         result.x_hat = composite(nets.G(y_tilde, m_tilde, code), y_tilde, m_tilde)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from paperlib import distributed
 from paperlib.algorithm1 import (
     MASKS_SHOWN,
     Algorithm1,
@@ -57,7 +58,9 @@ class Unpaired(Algorithm1):
 
     def forward(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Supervised:
         y, m, x = batch
-        z = torch.randn(len(y), self.config.nz, generator=generator, device=y.device)  # (B, nz)
+        z = distributed.randn(
+            len(y), self.config.nz, generator=generator, device=y.device
+        )  # (B, nz)
         return Supervised(y, m, x, composite(self.nets.G(y, m, z), y, m))
 
     def judged(self, image: Tensor, p: Supervised) -> Tensor:
@@ -189,9 +192,9 @@ class MisGAN:
     def forward(self, y: Tensor, m: Tensor, generator: torch.Generator) -> Game:
         """Generate, mask afresh, and impute."""
         c, device = self.config, y.device
-        code = torch.randn(len(y), c.nz_x, generator=generator, device=device)  # (B, nz_x)
+        code = distributed.randn(len(y), c.nz_x, generator=generator, device=device)  # (B, nz_x)
         m_tilde = self.p_m.sample(len(y), c.size, generator, m)  # (B, 1, H, W)
-        z = torch.randn(len(y), c.nz, generator=generator, device=device)  # (B, nz)
+        z = distributed.randn(len(y), c.nz, generator=generator, device=device)  # (B, nz)
         x = self.nets.G_x(code)
         x_tilde = composite(self.nets.G(y, m, z), y, m)
         return Game(y, m, m_tilde, corrupt(x, m_tilde), x, x_tilde)

@@ -46,6 +46,7 @@ SPLITS = ("training", "validation", "test")
 TOLERATED_FAILURES = 0.01  # share of images that may fail to decode
 FORMAT = 2  # of what prepare writes; data sets of another format are prepared again
 REGION = 12  # tiles a side of the regions that Blue Marble is split by
+ALL = slice(None)
 SHOWN = 20  # images left out that are printed; the manifest has them all
 
 
@@ -425,8 +426,10 @@ class Batches:
     def batch(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
-    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
-        """Endless batches from number ``start`` on; every row once per epoch.
+    def batches(
+        self, batch_size: int, seed: int, start: int = 0, own: slice = ALL
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Endless batches from number ``start`` on; every row once per epoch; of each, rows ``own``.
 
         Batch k is a pure function of (seed, k), so that training resumes where it stopped.
         """
@@ -442,7 +445,7 @@ class Batches:
             return order[epoch][place]
 
         while True:
-            positions = range(start * batch_size, (start + 1) * batch_size)
+            positions = range(start * batch_size, (start + 1) * batch_size)[own]
             yield self.batch(np.asarray([row(p) for p in positions]))
             start += 1
 

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from paperlib import distributed
+
 
 class Adversarial(Protocol):
     """The three sides of an adversarial game, each a loss to DESCEND."""
@@ -90,7 +92,7 @@ def gradient_penalty(
     Returns:
         a scalar, to be weighed by lambda_gp; differentiable in the critic's parameters.
     """
-    t = torch.rand(len(real), 1, 1, 1, generator=generator, device=real.device)
+    t = distributed.rand(len(real), 1, 1, 1, generator=generator, device=real.device)
     u = torch.lerp(real, fake, t).detach().requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):  # the fused attentions have no second derivative
         (slope,) = torch.autograd.grad(critic(u).sum(), u, create_graph=True)  # (B, C, H, W)
@@ -115,7 +117,8 @@ def observation_error(y_hat: Tensor, y: Tensor, m: Tensor, norm: str = "l2") -> 
     """
     error = y_hat - y  # 0 where nothing is observed
     error = error.square() if norm == "l2" else error.abs()
-    return error.sum() / (m.sum() * y.shape[1])
+    observed = distributed.mean(m.sum()) * y.shape[1]
+    return error.sum() / observed
 
 
 def latent_error(z_rec: Tensor, z: Tensor, norm: str = "l2") -> Tensor:

@@ -30,14 +30,16 @@ class Progress:
     """Counts up to ``total``; ``note`` may carry the latest numbers.
 
     In a terminal and in a notebook a tqdm bar; elsewhere (a log, the workflow) one line on standard
-    error at the start of the work, one every 15 seconds and one at its end.
+    error at the start of the work, one every 15 seconds and one at its end. Nothing at all with
+    ``PAPERLIB_PROGRESS=none``: of many processes the first alone speaks.
     """
 
     def __init__(self, total: int, label: str, done: int = 0) -> None:
         self.total, self.label, self.done, self.first = total, label, done, done
         self.started = time.monotonic()
         self.last_line = 0.0
-        self.bar = _bar(total, label, done)
+        self.mute = os.environ.get("PAPERLIB_PROGRESS") == "none"
+        self.bar = None if self.mute else _bar(total, label, done)
 
     def update(self, n: int = 1, note: str = "") -> None:
         """Count ``n`` more."""
@@ -48,6 +50,8 @@ class Progress:
             self.bar.update(n)
             return
         now = time.monotonic()
+        if self.mute:
+            return
         if now - self.last_line >= SECONDS_BETWEEN_LINES or self.done >= self.total:
             self.last_line = now
             elapsed = now - self.started

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paperlib import records, seeds
+from paperlib import distributed, records, seeds
 from paperlib.config import RunConfig
 from paperlib.data import Prepared, law_of, load_prepared
 from paperlib.interruption import HeldInterrupt
@@ -54,12 +54,11 @@ def train(
     device = torch.device(device or default_device())
     if config.threads:
         torch.set_num_threads(config.threads)
-    records.claim_directory(run, config)
+    own = distributed.own_rows(config.batch_size)
+    distributed.first(lambda: records.claim_directory(run, config))
     data = load_prepared(config.data)
-    if (run / "record.json").is_file():
-        record = records.read_json(run / "record.json")
-        if record["data_checksum"] == data.checksum:
-            return record
+    if record := distributed.first(lambda: _record(run, data.checksum)):
+        return record
     torch.manual_seed(seeds.fold(config.seed, "parameters"))  # of the initialisation, nothing else
     method = build_method(config, device)
     averages = {
@@ -67,24 +66,25 @@ def train(
         for name, (key, _) in GENERATORS.items()
         if (net := getattr(method.nets, key, None)) is not None
     }
+    distributed.share(method, optimizers(method).values())
     seen = method.data_set(data, "training", law_of(config), config.mask_seed, device)
 
     step, seconds = _restore(run, method, averages, data.checksum)
-    records.truncate_log(run / "log.jsonl", step)
+    distributed.first(lambda: records.truncate_log(run / "log.jsonl", step))
     start = step * method.batches_per_step
-    batches = seen.batches(config.batch_size, config.seed, start)
+    batches = seen.batches(config.batch_size, config.seed, start, own)
     progress = Progress(config.steps, run.name, done=step)
     images = config.batch_size * method.batches_per_step
     clock = Clock(seconds)
     kept_on_the_way = snapshot_steps(config)
     checkpointed, logged = clock.seconds(), (step, clock.seconds())
-    between_steps = True
+    between_steps, held = True, HeldInterrupt()
     try:
         # Algorithm 1, line 1: until converged, here for a fixed number of steps
         while step < config.steps:
             generator = seeds.generator(config.seed, "step", step, device=device)
             between_steps = False  # D may have moved already and G not yet
-            with HeldInterrupt():
+            with held:
                 log = method.step(batches, generator)
                 step += 1
                 for average in averages.values():
@@ -94,7 +94,7 @@ def train(
                 between_steps = True
             note = ""
             if step % config.log_every == 0 or step == config.steps:
-                now = clock.seconds()
+                now, log = clock.seconds(), distributed.means(log)
                 line = {
                     "step": step,
                     "seconds": round(now, 3),
@@ -103,8 +103,9 @@ def train(
                     **_gradient_norms(method),
                 }
                 logged = (step, now)
-                records.append_log(run / "log.jsonl", line)
-                if on_log is not None:
+                if distributed.rank() == 0:
+                    records.append_log(run / "log.jsonl", line)
+                if distributed.rank() == 0 and on_log is not None:
                     on_log(line, averages["generator"].model)
                 shown = [key for key in SHOWN_IN_PROGRESS if key in line]
                 note = ", ".join(f"{key} {line[key]:.3f}" for key in shown)
@@ -114,14 +115,24 @@ def train(
             progress.update(note=note)
     except KeyboardInterrupt:
         if between_steps:
-            _save(run, step, clock.seconds(), method, averages, data.checksum)
+            save = (run, step, clock.seconds(), method, averages, data.checksum)
+            distributed.first(lambda: _save(*save))  # nobody leaves before it is written
         print(f"{run.name}: interrupted at step {step}; run it again to go on", flush=True)
         raise
     finally:
         progress.close()
+        held.release()
     seconds = clock.seconds()
     _save(run, step, seconds, method, averages, data.checksum)
-    return _finish(run, config, data, method, averages, seconds)
+    return distributed.first(lambda: _finish(run, config, data, method, averages, seconds))
+
+
+def _record(run: Path, data_checksum: str) -> dict[str, Any] | None:
+    """The record of a run that is done on these data, or None."""
+    if not (run / "record.json").is_file():
+        return None
+    record = records.read_json(run / "record.json")
+    return record if record["data_checksum"] == data_checksum else None
 
 
 def _finish(
@@ -149,6 +160,8 @@ def _finish(
         },
         **checksums,
     }
+    if distributed.count() > 1:
+        record["processes"] = distributed.count()
     if "limits" in data.manifest:  # the values that stand for -1 and 1, band by band
         record["limits"] = data.manifest["limits"]
     records.write_json(run / "record.json", record)
@@ -172,7 +185,8 @@ def snapshot_path(run: Path, step: int) -> Path:
 
 
 def _save_snapshot(run: Path, step: int, seconds: float, model: nn.Module) -> None:
-    _save_weights(snapshot_path(run, step), model, {"seconds": f"{seconds:.3f}"})
+    if distributed.rank() == 0:
+        _save_weights(snapshot_path(run, step), model, {"seconds": f"{seconds:.3f}"})
 
 
 class Clock:
@@ -267,6 +281,8 @@ def _save(
     averages: dict[str, RunningAverage],
     data_checksum: str,
 ) -> None:
+    if distributed.rank() > 0:
+        return
     state = {name: module.state_dict() for name, module in _modules(method, averages).items()}
     about = {"seconds": seconds, "data_checksum": data_checksum}
     records.save_checkpoint(run, step, about | state)
