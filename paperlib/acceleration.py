@@ -54,6 +54,7 @@ class Acceleration:
         if self.precision == "bfloat16":
             compute_in_bfloat16(net, self.device.type)
         if self.compile and compilable:
+            torch.compiler.reset()  # the graphs of earlier runs count against torch's limit
             net.compile(dynamic=False)
 
     def adam(
