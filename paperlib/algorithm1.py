@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from paperlib import distributed
+from paperlib import acceleration, distributed
 from paperlib.config import RunConfig
 from paperlib.corruption import MaskLaw, composite, corrupt
 from paperlib.data import Observations, law_of
@@ -220,14 +220,16 @@ class Algorithm1:
         self.batches_per_step = config.accumulate
         self.p_m = law_of(config)
         self.nets = self.build_networks(config)
+        self.acceleration = acceleration.choose(config, device)
         for net in vars(self.nets).values():
-            net.to(device, memory_format=torch.channels_last)
+            self.acceleration.prepare(net)
+        adam = self.acceleration.adam
         betas = (config.beta1, config.beta2)  # Adam(0, 0.99), section 3.3
         g_and_e = [*self.nets.G.parameters()]
         if config.encodes_z or config.encodes_y:  # base has no use for E
             g_and_e += self.nets.E.parameters()
-        self.optimizer_d = torch.optim.Adam(self.nets.D.parameters(), config.lr_d, betas)
-        self.optimizer_g = torch.optim.Adam(g_and_e, config.lr_g, betas)
+        self.optimizer_d = adam(self.nets.D.parameters(), config.lr_d, betas)
+        self.optimizer_g = adam(g_and_e, config.lr_g, betas)
 
     # What the supervised variants of Table 2 (``baselines``) put in the place of lines 3 to 15
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from paperlib import distributed
+from paperlib import acceleration, distributed
 from paperlib.algorithm1 import (
     MASKS_SHOWN,
     Algorithm1,
@@ -182,11 +182,14 @@ class MisGAN:
             G_x=build_data_generator(c),
             D_x=Discriminator(c.size, c.d_channels, c_in=d_x_sees, **critic),
         )
-        for net in vars(self.nets).values():
-            net.to(device, memory_format=torch.channels_last)
+        self.acceleration = acceleration.choose(c, device)
+        for name, net in vars(self.nets).items():
+            # the gradient penalty differentiates the critics twice
+            self.acceleration.prepare(net, compilable=name in ("G", "G_x"))
         rates = {"G": c.lr_g, "D": c.lr_d, "G_x": c.lr_x, "D_x": c.lr_x}
         for name, rate in rates.items():
-            adam = torch.optim.Adam(getattr(self.nets, name).parameters(), rate, (c.beta1, c.beta2))
+            parameters = getattr(self.nets, name).parameters()
+            adam = self.acceleration.adam(parameters, rate, (c.beta1, c.beta2))
             setattr(self, f"optimizer_{name.lower()}", adam)
 
     def forward(self, y: Tensor, m: Tensor, generator: torch.Generator) -> Game:

@@ -194,7 +194,13 @@ class RunConfig(EvaluationConfig):
     # Averages kept on the way, at steps/2, steps/4, ...: their distances against time are claim 6
     snapshots: int = Field(0, ge=0, le=10)
 
+    # how steps are computed (``acceleration``): auto is eager float32 on the CPU, fast on a GPU
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the networks' products
+    compile: Literal["auto"] | bool = "auto"  # the networks, by torch.compile
+    fused_adam: Literal["auto"] | bool = "auto"  # one kernel for all parameters
+
     # bookkeeping, without influence on the result
+    resident: Literal["auto"] | bool = "auto"  # keep the training set in the device's memory
     log_every: int = Field(1, ge=1)  # steps
     checkpoint_seconds: float = Field(20.0, gt=0)  # an interruption loses at most this much
     threads: int = Field(0, ge=0)  # of the processor per run; 0: torch's choice
@@ -303,8 +309,11 @@ class RunConfig(EvaluationConfig):
 
 _SEES_BY_ITSELF = {"mask_aware": "both_masks"}  # all others: observation
 
-BOOKKEEPING = {"log_every", "checkpoint_seconds", "threads"}
-"""Keys of RunConfig that may change between the interruption of a run and its continuation."""
+BOOKKEEPING = {"resident", "log_every", "checkpoint_seconds", "threads"}
+"""Keys of RunConfig that may change between the interruption of a run and its continuation.
+
+``precision``, ``compile`` and ``fused_adam`` are none: they change the results, if only by rounding.
+"""
 
 
 def load_profile(profile: str) -> list[RunConfig]:

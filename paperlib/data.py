@@ -29,12 +29,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from paperlib import paths, seeds
+from paperlib.acceleration import keeps_resident, to_device
 from paperlib.config import DataConfig, EvaluationConfig
 from paperlib.corruption import MaskLaw, ObservedMasks, corrupt, mask_law
 from paperlib.image_source import NothingObserved
@@ -416,9 +418,25 @@ class Batches:
     """Endless batches of a data set whose ``batch(rows)`` gives its rows, reshuffled every epoch."""
 
     def __init__(
-        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
+        self,
+        data: Prepared,
+        split: str,
+        law: MaskLaw,
+        mask_seed: int,
+        device: torch.device | str,
+        resident: Literal["auto"] | bool = False,
     ) -> None:
-        self._complete = CompleteImages(data, split, law, mask_seed, device)
+        self._complete = CompleteImages(data, split, law, mask_seed, device, resident)
+
+    @property
+    def resident(self) -> bool:
+        """Whether the images lie on the device; else they are read batch by batch."""
+        return self._complete.resident
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole split."""
+        return self._complete.nbytes
 
     def __len__(self) -> int:
         return len(self._complete)
@@ -491,25 +509,44 @@ class CompleteImages:
     """Complete images and their masks, for evaluation (and for no unsupervised training)."""
 
     def __init__(
-        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
+        self,
+        data: Prepared,
+        split: str,
+        law: MaskLaw,
+        mask_seed: int,
+        device: torch.device | str,
+        resident: Literal["auto"] | bool = False,
     ) -> None:
-        self._images, self._masks = data.images(), data.masks()
         self._rows = data.indices(split)
-        self._mask_ids = data.mask_ids()
+        masks = data.masks()
+        self._incomplete = masks is not None
+        self._arrays = [data.images(), masks if self._incomplete else data.mask_ids()]
         self._law, self._mask_seed, self._device = law, mask_seed, device
+        self.nbytes = len(self) * sum(array[0].nbytes for array in self._arrays)
+        self.resident = keeps_resident(resident, self.nbytes, device)
+        if self.resident:
+            self._on_device = [self._upload(array) for array in self._arrays]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """x (B, 3, H, W) in [-1, 1] and m (B, 1, H, W), of rows of the split."""
-        indices = self._rows[rows]
-        levels = torch.from_numpy(self._images[indices]).to(self._device)  # (B, H, W, 3) uint8
+        levels, masks = self._read(rows)  # (B, H, W, 3) uint8; (B, H, W) bool, or (B,) ids
         x = (levels.float() / 127.5 - 1).permute(0, 3, 1, 2)  # channels_last already
-        if self._masks is not None:  # really incomplete: x is 0 where m is
-            m = torch.from_numpy(self._masks[indices]).to(self._device).float().unsqueeze(1)
-            return x, m
-        m = self._law.for_ids(
-            torch.from_numpy(self._mask_ids[indices]), x.shape[-1], self._mask_seed, self._device
-        )
-        return x, m
+        if self._incomplete:  # x is 0 where m is
+            return x, masks.float().unsqueeze(1)
+        return x, self._law.for_ids(masks, x.shape[-1], self._mask_seed, self._device)
+
+    def _read(self, rows: np.ndarray) -> list[Tensor]:
+        """The rows of both arrays, on the device."""
+        if self.resident:
+            places = to_device(torch.from_numpy(rows), self._device)
+            return [array[places] for array in self._on_device]
+        indices = self._rows[rows]
+        return [to_device(torch.from_numpy(array[indices]), self._device) for array in self._arrays]
+
+    def _upload(self, array: np.ndarray) -> Tensor:
+        """The split's rows of an array; some at a time, as the host may have less memory."""
+        parts = [self._rows[start : start + 4096] for start in range(0, len(self), 4096)]
+        return torch.cat([torch.from_numpy(array[part]).to(self._device) for part in parts])

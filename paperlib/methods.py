@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from paperlib.acceleration import Acceleration
 from paperlib.algorithm1 import Algorithm1, build_generator
 from paperlib.baselines import MisGAN, Paired, Unpaired, build_data_generator
 from paperlib.config import RunConfig
@@ -20,6 +21,7 @@ class Method(Protocol):
     data_set: ClassVar[type[Batches]]  # what it may see
     nets: Any  # a dataclass of its networks; G is the one that fills in
     batches_per_step: int
+    acceleration: Acceleration  # how it computes it
 
     def step(
         self, batches: Iterator[tuple[Tensor, ...]], generator: torch.Generator

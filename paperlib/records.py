@@ -132,6 +132,8 @@ def refuse_other_configuration(
 ) -> None:
     """Raise RunError, naming the keys, if the configuration in ``path`` is not ``config``."""
     ours = config.model_dump()
+    # a key that is younger than the file had its default's effect
+    theirs = type(config)().model_dump() | theirs
     keys = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     if differing := [k for k in keys if k not in BOOKKEEPING]:
         shown = ", ".join(f"{k}: {theirs.get(k)!r}, now {ours.get(k)!r}" for k in differing)

@@ -5,6 +5,7 @@ A method is what it computes in a step (``methods.Method``); this loop exists on
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paperlib import distributed, records, seeds
+from paperlib.acceleration import LateLog, ahead
 from paperlib.config import RunConfig
 from paperlib.data import Prepared, law_of, load_prepared
 from paperlib.interruption import HeldInterrupt
@@ -67,12 +69,20 @@ def train(
         if (net := getattr(method.nets, key, None)) is not None
     }
     distributed.share(method, optimizers(method).values())
-    seen = method.data_set(data, "training", law_of(config), config.mask_seed, device)
+    law = law_of(config)
+    seen = method.data_set(data, "training", law, config.mask_seed, device, config.resident)
+    if distributed.rank() == 0:
+        where = "on the device" if seen.resident else "read by batches"
+        how = f"{method.acceleration}, data {where} ({seen.nbytes / 1e6:.3g} MB)"
+        print(f"{run.name}: {how}", file=sys.stderr, flush=True)
 
     step, seconds = _restore(run, method, averages, data.checksum)
     distributed.first(lambda: records.truncate_log(run / "log.jsonl", step))
+    log = LateLog(run / "log.jsonl", writes=distributed.rank() == 0)
     start = step * method.batches_per_step
     batches = seen.batches(config.batch_size, config.seed, start, own)
+    if device.type == "cuda" and not seen.resident:
+        batches = ahead(batches, device)
     progress = Progress(config.steps, run.name, done=step)
     images = config.batch_size * method.batches_per_step
     clock = Clock(seconds)
@@ -85,36 +95,34 @@ def train(
             generator = seeds.generator(config.seed, "step", step, device=device)
             between_steps = False  # D may have moved already and G not yet
             with held:
-                log = method.step(batches, generator)
+                scalars = method.step(batches, generator)
                 step += 1
                 for average in averages.values():
                     average.update(step)
                 if step in kept_on_the_way:
                     _save_snapshot(run, step, clock.seconds(), averages["generator"].model)
+                line = log.write()  # of the step before: its numbers have arrived by now
+                if step % config.log_every == 0 or step == config.steps:
+                    now = clock.seconds()
+                    rate = (step - logged[0]) * images / (now - logged[1])
+                    about = {"seconds": round(now, 3), "images_per_second": round(rate, 2)}
+                    scalars = distributed.means(scalars) | _gradient_norms(method)
+                    log.hold({"step": step} | about, scalars)
+                    logged = (step, now)
                 between_steps = True
-            note = ""
-            if step % config.log_every == 0 or step == config.steps:
-                now, log = clock.seconds(), distributed.means(log)
-                line = {
-                    "step": step,
-                    "seconds": round(now, 3),
-                    "images_per_second": round((step - logged[0]) * images / (now - logged[1]), 2),
-                    **{key: float(value) for key, value in log.items()},
-                    **_gradient_norms(method),
-                }
-                logged = (step, now)
-                if distributed.rank() == 0:
-                    records.append_log(run / "log.jsonl", line)
-                if distributed.rank() == 0 and on_log is not None:
-                    on_log(line, averages["generator"].model)
-                shown = [key for key in SHOWN_IN_PROGRESS if key in line]
-                note = ", ".join(f"{key} {line[key]:.3f}" for key in shown)
+            if on_log is not None or step == config.steps:
+                line = log.write() or line
+            if on_log is not None and line and distributed.rank() == 0:
+                on_log(line, averages["generator"].model)
             if clock.seconds() - checkpointed > config.checkpoint_seconds:
+                line = log.write() or line
                 _save(run, step, clock.seconds(), method, averages, data.checksum)
                 checkpointed = clock.seconds()
-            progress.update(note=note)
+            shown = [key for key in SHOWN_IN_PROGRESS if key in line]
+            progress.update(note=", ".join(f"{key} {line[key]:.3f}" for key in shown))
     except KeyboardInterrupt:
         if between_steps:
+            log.write()
             save = (run, step, clock.seconds(), method, averages, data.checksum)
             distributed.first(lambda: _save(*save))  # nobody leaves before it is written
         print(f"{run.name}: interrupted at step {step}; run it again to go on", flush=True)
@@ -154,6 +162,7 @@ def _finish(
         "steps": config.steps,
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 2),
+        "computed": str(method.acceleration),
         "parameters": {
             name: sum(p.numel() for p in net.parameters())
             for name, net in vars(method.nets).items()
@@ -268,6 +277,12 @@ def _restore(
         raise records.RunError(
             f"{run} was begun on other data: delete it, or prepare that data set again"
         )
+    begun, now = state.get("precision", "float32"), method.acceleration.precision
+    if begun != now:
+        raise records.RunError(
+            f"{run} was begun in {begun} and would go on in {now}, as this device has it: go on "
+            "where it was begun, or delete it"
+        )
     for name, module in _modules(method, averages).items():
         module.load_state_dict(state[name])
     return state["step"], state["seconds"]
@@ -285,6 +300,7 @@ def _save(
         return
     state = {name: module.state_dict() for name, module in _modules(method, averages).items()}
     about = {"seconds": seconds, "data_checksum": data_checksum}
+    about |= {"precision": method.acceleration.precision}
     records.save_checkpoint(run, step, about | state)
 
 
@@ -294,11 +310,11 @@ def _modules(method: Method, averages: dict[str, RunningAverage]) -> dict[str, A
     return {**vars(method.nets), **optimizers(method), **averaged}
 
 
-def _gradient_norms(method: Method) -> dict[str, float]:
-    """Norms of the last gradients of each network."""
+def _gradient_norms(method: Method) -> dict[str, Tensor]:
+    """Norms of the last gradients of each network, scalars on the device."""
     norms = {}
     for name, net in vars(method.nets).items():
         gradients = [p.grad for p in net.parameters() if p.grad is not None]
         if gradients:
-            norms[f"gradient_{name}"] = float(nn.utils.get_total_norm(gradients))
+            norms[f"gradient_{name}"] = nn.utils.get_total_norm(gradients)
     return norms

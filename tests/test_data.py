@@ -718,7 +718,7 @@ def test_garbage_under_the_missing_pixels_leaves_batches_identical(prepared, law
 def test_observations_offer_no_complete_image():
     # Whoever trains unsupervised is handed this class: its public face must not give x away.
     public = {name for name in dir(Observations) if not name.startswith("_")}
-    assert public == {"batch", "batches"}
+    assert public == {"batch", "batches", "resident", "nbytes"}  # where they lie, how large
 
 
 def test_manifest_says_what_was_asked_for(prepared, tiny_config):

@@ -240,7 +240,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint(workspace, whole, tiny_conf
 def test_bookkeeping_keys_may_change_when_a_run_goes_on(workspace, whole, tiny_config):
     with pytest.raises(KeyboardInterrupt):
         train(tiny_config, workspace / "parts", on_log=interrupt_at(2))
-    others = {"log_every": 3, "checkpoint_seconds": 7.0, "threads": 0}
+    others = {"resident": True, "log_every": 3, "checkpoint_seconds": 7.0, "threads": 0}
     assert set(others) == BOOKKEEPING
     torch.set_num_threads(1)
     train(changed(tiny_config, **others), workspace / "parts")
