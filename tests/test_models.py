@@ -18,6 +18,7 @@ from paperlib.models import (
     LatentNorm,
     ResBlock,
     SelfAttention,
+    laplacian,
     pyramid_fill,
 )
 
@@ -192,13 +193,31 @@ def test_generator_that_starts_from_the_fill_leaves_it():
 @pytest.mark.parametrize("size", [8, 24, 32, 36])
 def test_fill_is_linear_in_the_observation_and_stays_within_its_range(size):
     y, m, _ = inputs(size)
+    for sweeps in (0, 3):
+        fill = pyramid_fill(y, m, sweeps=sweeps)
+        assert fill.shape == y.shape
+        assert_close(pyramid_fill(-0.5 * y, m, sweeps=sweeps), -0.5 * fill)
+        ones = pyramid_fill(m.expand_as(y), m, sweeps=sweeps)
+        assert_close(ones + fill, pyramid_fill(m + y, m, sweeps=sweeps))
     fill = pyramid_fill(y, m)
-    assert fill.shape == y.shape
-    assert_close(pyramid_fill(-0.5 * y, m), -0.5 * fill)
-    assert_close(pyramid_fill(m.expand_as(y), m) + fill, pyramid_fill(m + y, m))
     assert fill.abs().max() <= y.abs().max() + 1e-6  # a weighted mean
     ones = pyramid_fill(m.expand_as(y), m)
     assert ones.min() >= 0 and ones.max() <= 1 + 1e-6
+
+
+def test_every_sweep_makes_the_fill_less_bent():
+    y, m, _ = inputs()
+    bent = [
+        laplacian(torch.where(m > 0, y, pyramid_fill(y, m, sweeps=n))).square().sum()
+        for n in (0, 1, 4, 16)
+    ]
+    assert bent == sorted(bent, reverse=True) and bent[-1] < 0.9 * bent[0]
+
+
+def test_relaxation_converges_to_a_surface_whose_bilaplacian_is_zero():
+    y, m, _ = inputs(16)
+    fill = torch.where(m > 0, y, pyramid_fill(y, m, sweeps=4000, trust=1e-6))
+    assert ((1 - m) * laplacian(laplacian(fill))).abs().max() < 1e-2
 
 
 def test_fill_of_what_was_observed_densely_is_close_to_it():
