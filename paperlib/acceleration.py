@@ -9,14 +9,17 @@ Four keys of the configuration, ``auto`` by default; each can be switched on or 
     resident    the training set in the GPU's memory where it fits; else streamed from the disk
 
 On the CPU ``auto`` is eager float32. The first three change results, if only by rounding; the last
-does not (``config.BOOKKEEPING``).
+does not (``config.BOOKKEEPING``). A fifth key, ``deterministic``, gives some of the speed back for
+a GPU's results that repeat to the bit.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +79,27 @@ def choose(config: RunConfig, device: torch.device | str) -> Acceleration:
         long = config.steps * config.accumulate >= UPDATES_WORTH_COMPILING
         compiled = gpu and long and importlib.util.find_spec("triton") is not None
     return Acceleration(device, precision, compiled, gpu if fused == "auto" else fused)
+
+
+@contextmanager
+def deterministic_algorithms(asked: bool) -> Iterator[None]:
+    """Within, if ``asked``, every operation gives the same bits each time, on a GPU too.
+
+    One that cannot raises RuntimeError. On the CPU they all do so anyway.
+    """
+    if not asked:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    try:
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
 
 
 def compute_in_bfloat16(net: nn.Module, device_type: str) -> None:

@@ -198,6 +198,7 @@ class RunConfig(EvaluationConfig):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the networks' products
     compile: Literal["auto"] | bool = "auto"  # the networks, by torch.compile
     fused_adam: Literal["auto"] | bool = "auto"  # one kernel for all parameters
+    deterministic: bool = False  # on a GPU too the same seed gives the same bits, in more time
 
     # bookkeeping, without influence on the result
     resident: Literal["auto"] | bool = "auto"  # keep the training set in the device's memory
@@ -312,7 +313,8 @@ _SEES_BY_ITSELF = {"mask_aware": "both_masks"}  # all others: observation
 BOOKKEEPING = {"resident", "log_every", "checkpoint_seconds", "threads"}
 """Keys of RunConfig that may change between the interruption of a run and its continuation.
 
-``precision``, ``compile`` and ``fused_adam`` are none: they change the results, if only by rounding.
+``precision``, ``compile``, ``fused_adam`` and ``deterministic`` are none: they change the results, if
+only by rounding.
 """
 
 

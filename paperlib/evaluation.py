@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paperlib import records, references, seeds
+from paperlib.acceleration import deterministic_algorithms
 from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.data import CompleteImages, Prepared, law_of, load_prepared
 from paperlib.features import extract, load_extractor
@@ -104,7 +105,8 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
         if done["rests_on"] == rests_on:
             return done
     reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
-    metrics = protocol.measure(reconstruct, f"evaluating {config.name}")
+    with deterministic_algorithms(config.deterministic):
+        metrics = protocol.measure(reconstruct, f"evaluating {config.name}")
     record = records.provenance(config, protocol.data.checksum) | {
         "rests_on": rests_on,
         "training": {key: trained[key] for key in ("date", "seconds", "steps", "commit")},

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paperlib import distributed, records, seeds
-from paperlib.acceleration import LateLog, ahead
+from paperlib.acceleration import LateLog, ahead, deterministic_algorithms
 from paperlib.config import RunConfig
 from paperlib.data import Prepared, law_of, load_prepared
 from paperlib.interruption import HeldInterrupt
@@ -94,7 +94,7 @@ def train(
         while step < config.steps:
             generator = seeds.generator(config.seed, "step", step, device=device)
             between_steps = False  # D may have moved already and G not yet
-            with held:
+            with held, deterministic_algorithms(config.deterministic):
                 scalars = method.step(batches, generator)
                 step += 1
                 for average in averages.values():

@@ -94,6 +94,27 @@ def state(net: nn.Module) -> dict[str, torch.Tensor]:
 
 # What lies on disk
 
+TIMES = {"seconds", "images_per_second"}  # all of a log that may differ between equal runs
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    """The averaged generators: G's, and MisGAN's of complete images."""
+    found = {p.name: p.read_bytes() for p in run.glob("*.safetensors")}
+    assert "generator.safetensors" in found
+    return found
+
+
+def log_without_times(run: Path) -> list[dict]:
+    lines = records.read_log(run)
+    assert lines and all(line.keys() >= TIMES for line in lines)
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """The same averaged weights, and the same log but for the times."""
+    assert weights(a) == weights(b)
+    assert log_without_times(a) == log_without_times(b)
+
 
 def put_garbage_under_the_missing_pixels(config: RunConfig, rows: np.ndarray, rng) -> int:
     """Overwrite what the masks hide in the prepared images; return how many pixels that were."""
