@@ -200,7 +200,7 @@ class RunConfig(EvaluationConfig):
     fused_adam: Literal["auto"] | bool = "auto"  # one kernel for all parameters
     deterministic: bool = False  # on a GPU too the same seed gives the same bits, in more time
 
-    # bookkeeping, without influence on the result
+    # bookkeeping, without influence on the result, but for the order of sums that threads changes
     resident: Literal["auto"] | bool = "auto"  # keep the training set in the device's memory
     log_every: int = Field(1, ge=1)  # steps
     checkpoint_seconds: float = Field(20.0, gt=0)  # an interruption loses at most this much
