@@ -1,5 +1,5 @@
 """``python -m paperlib prepare | describe | train | evaluate | references | tables | select |
-inpaint``, without notebooks."""
+inpaint | verify``, without notebooks."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--run", help="only this run, e.g. small_patch-both-seed0")
     _add_select(commands)
     _add_inpaint(commands)
+    command = commands.add_parser("verify", help="check all records, weights and tables on disk")
+    command.add_argument(
+        "results", type=Path, nargs="?", help=f"of all profiles, or of one ({paths.RESULTS})"
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
@@ -51,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _inpaint(options)
         if options.command == "select":
             return _select(options)
+        if options.command == "verify":
+            return _verify(options.results or paths.RESULTS)
         if options.command == "train":
             from paperlib.distributed import processes
 
@@ -155,6 +161,16 @@ def _inpaint(options: argparse.Namespace) -> int:
     if failed:
         print(f"{len(failed)} of the images could not be filled in", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _verify(results: Path) -> int:
+    from paperlib.verify import verify
+
+    faults, looked_at = verify(results.resolve())
+    for fault in faults:
+        print(fault)
+    print(f"{looked_at}: {len(faults) or 'no'} faults")
+    return 1 if faults else 0
 
 
 def _run(options: argparse.Namespace) -> None:

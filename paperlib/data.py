@@ -68,6 +68,10 @@ class Prepared:
         """SHA-256 over the images and over which split each belongs to."""
         return self.manifest["checksum"]
 
+    def computed_checksum(self) -> str:
+        """The same, computed anew from the files."""
+        return _checksum(self.folder / "images.npy", self.manifest["splits"])
+
     def images(self) -> np.ndarray:
         """(N, size, size, 3) uint8, memory-mapped, read-only."""
         return np.load(self.folder / "images.npy", mmap_mode="r")

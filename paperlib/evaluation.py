@@ -89,7 +89,7 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     if config.threads:
         torch.set_num_threads(config.threads)
     G = load_generator(run, device)
-    trained = records.read_json(run / "record.json")
+    trained = records.read_record(run / "record.json")
     protocol = EvaluationProtocol(config.evaluation, device)
     if trained["data_checksum"] != protocol.data.checksum:
         raise records.RunError(
@@ -101,7 +101,7 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     } | protocol.rests_on()
     path = run / "evaluation.json"
     if path.is_file():
-        done = records.read_json(path)
+        done = records.read_record(path)
         if done["rests_on"] == rests_on:
             return done
     reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
@@ -117,8 +117,7 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     if "data_generator_checksum" in trained:
         samples = _generated(load_generator(run, device, "data_generator"), protocol, config)
         record["data_generator"] = protocol.measure_generated(samples)
-    records.write_json(path, record)
-    return record
+    return records.write_record(path, record)
 
 
 def _course(
@@ -169,7 +168,7 @@ def evaluate_reference(
     protocol = EvaluationProtocol(config, device)
     rests_on = {"reference": name} | protocol.rests_on()
     if path.is_file():
-        done = records.read_json(path)
+        done = records.read_record(path)
         if done["rests_on"] == rests_on and done["config"] == config.model_dump():
             return done
     title = f"evaluating {config.corruption}-{name}"
@@ -177,8 +176,7 @@ def evaluate_reference(
         "rests_on": rests_on,
         "metrics": protocol.measure(references.reconstruct(name), title),
     }
-    records.write_json(path, record)
-    return record
+    return records.write_record(path, record)
 
 
 def original_features(

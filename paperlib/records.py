@@ -73,6 +73,40 @@ def read_json(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged ({error}): delete it and run again") from None
 
 
+def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
+    """Write text files by name, each atomically; return their paths."""
+    for name, text in texts.items():
+        write_atomically(folder / name, lambda d, text=text: d.write_text(text, encoding="utf-8"))
+    return [folder / name for name in texts]
+
+
+def write_record(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Write a record with a checksum over all that it says; return it as it was written."""
+    values = values | {"checksum": _checksum(values)}
+    write_json(path, values)
+    return values
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record; RunError names it where it is missing, damaged or not as it was written.
+
+    A record from before there was the checksum is taken as it is.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise RunError(f"{path} is no record: delete it and run again")
+    said = record.get("checksum")
+    if said is not None and said != _checksum(record):
+        raise RunError(f"{path} was altered after it was written: delete it and run again")
+    return record
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    """SHA-256 of what a record says, but for its own checksum."""
+    said = json.loads(json.dumps({k: v for k, v in record.items() if k != "checksum"}))
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def provenance(config: EvaluationConfig, data_checksum: str) -> dict[str, Any]:
     """What every record says of where its numbers come from."""
     return {

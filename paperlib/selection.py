@@ -107,7 +107,7 @@ def score_run(run: Path, device: torch.device | str | None = None) -> dict[str, 
     device = torch.device(device or default_device())
     G = load_generator(run, device)
     config = records.load_config(run)
-    trained = records.read_json(run / "record.json")
+    trained = records.read_record(run / "record.json")
     data = load_prepared(config.data)
     if trained["data_checksum"] != data.checksum:
         raise records.RunError(f"{run} was trained on other data than {data.folder} now holds")
@@ -117,7 +117,7 @@ def score_run(run: Path, device: torch.device | str | None = None) -> dict[str, 
         "selection": SELECTION_VERSION,
     }
     path = run / "selection.json"
-    if path.is_file() and (done := records.read_json(path)).get("rests_on") == rests_on:
+    if path.is_file() and (done := records.read_record(path)).get("rests_on") == rests_on:
         return done
     p_m = law_of(config)
     observed = Observations(data, "validation", p_m, config.mask_seed, device)
@@ -143,8 +143,7 @@ def score_run(run: Path, device: torch.device | str | None = None) -> dict[str, 
         "rests_on": rests_on,
         "scores": {name: vars(bootstrap_ratio(v[any_hidden])) for name, v in kept.items()},
     }
-    records.write_json(path, record)
-    return record
+    return records.write_record(path, record)
 
 
 def candidates(config: RunConfig, grid: dict[str, list[Any]]) -> list[RunConfig]:

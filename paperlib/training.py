@@ -139,7 +139,7 @@ def _record(run: Path, data_checksum: str) -> dict[str, Any] | None:
     """The record of a run that is done on these data, or None."""
     if not (run / "record.json").is_file():
         return None
-    record = records.read_json(run / "record.json")
+    record = records.read_record(run / "record.json")
     return record if record["data_checksum"] == data_checksum else None
 
 
@@ -168,13 +168,21 @@ def _finish(
             for name, net in vars(method.nets).items()
         },
         **checksums,
+        # of the rest that is left: what evaluation and claims read, besides the generators
+        "files": {
+            path.relative_to(run).as_posix(): records.file_checksum(path)
+            for path in (
+                run / "log.jsonl",
+                *(snapshot_path(run, s) for s in snapshot_steps(config)),
+            )
+            if path.is_file()
+        },
     }
     if distributed.count() > 1:
         record["processes"] = distributed.count()
     if "limits" in data.manifest:  # the values that stand for -1 and 1, band by band
         record["limits"] = data.manifest["limits"]
-    records.write_json(run / "record.json", record)
-    return record
+    return records.write_record(run / "record.json", record)
 
 
 def _save_weights(path: Path, net: nn.Module, about: dict[str, str] | None = None) -> None:
@@ -221,7 +229,7 @@ def load_generator(
     path = run / f"{name}.safetensors"
     if not (run / "record.json").is_file() or not path.is_file():
         raise records.RunError(f"{run} is not trained yet: run 'python -m paperlib train' first")
-    vouched = records.read_json(run / "record.json").get(f"{name}_checksum")
+    vouched = records.read_record(run / "record.json").get(f"{name}_checksum")
     if vouched is None:
         raise records.RunError(
             f"{run / 'record.json'} lacks {name}_checksum, so {path.name} cannot be trusted: delete "

@@ -160,9 +160,9 @@ def write_run(
 ) -> Path:
     """The made-up records of a trained and evaluated run; its folder."""
     run = paths.runs(profile) / config.name
-    records.write_json(run / "record.json", {"generator_checksum": "abc"})
-    record = {
-        "config": config.model_dump(),
+    about = {"config": config.model_dump(), "data_checksum": "def"}
+    records.write_json(run / "record.json", about | {"generator_checksum": "abc"})
+    record = about | {
         "rests_on": {"generator_checksum": checksum},
         "metrics": measured(metrics, spread),
     }
@@ -174,7 +174,8 @@ def write_reference(
     profile: str, config: EvaluationConfig, name: str, metrics: dict[str, float]
 ) -> None:
     """The made-up record of a reference."""
-    record = {"config": config.model_dump(), "metrics": measured(metrics | {"std": 0.0})}
+    about = {"config": config.model_dump(), "data_checksum": "def"}
+    record = about | {"metrics": measured(metrics | {"std": 0.0})}
     records.write_json(paths.references(profile) / f"{config.corruption}-{name}.json", record)
 
 
@@ -182,6 +183,7 @@ def write_peer(
     profile: str, config: EvaluationConfig, peer: str, metrics: dict[str, float], seed: int = 0
 ) -> None:
     """The made-up record of another library."""
-    record = {"config": config.model_dump(), "peer": peer, "seed": seed}
+    about = {"config": config.model_dump(), "data_checksum": "def"}
+    record = about | {"peer": peer, "seed": seed}
     path = paths.peers(profile) / f"{config.corruption}-{peer}-seed{seed}.json"
     records.write_json(path, record | {"metrics": measured(metrics)})
