@@ -67,6 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigurationError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        print(f"error: {error.filename}: {error.strerror}: choose another place", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return 0
@@ -223,6 +226,8 @@ def _named(runs: list[RunConfig], name: str) -> RunConfig:
 
 
 def _describe(run: RunConfig, picture: Path) -> None:
+    if run.dataset != "incomplete":
+        raise ConfigurationError(f"dataset {run.dataset} has complete images: nothing to describe")
     from paperlib.data import prepare
     from paperlib.describe import describe
     from paperlib.plots import observed_by_figure

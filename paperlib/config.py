@@ -26,7 +26,7 @@ class ConfigurationError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: dict[str, Any], source: str = "configuration"):
@@ -34,17 +34,18 @@ class _Strict(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            known = ", ".join(cls.model_fields)
-            faults = []
+            unknown, faults = [], []
             for fault in error.errors():
                 key = ".".join(str(part) for part in fault["loc"])
                 if fault["type"] == "extra_forbidden":
-                    faults.append(f"unknown key '{key}' (known: {known})")
+                    unknown.append(f"unknown key '{key}'")
                     continue
                 message = fault["msg"].removeprefix("Value error, ")
                 if fault["loc"]:
                     message = f"key '{key}': {message}, got {fault['input']!r}"
                 faults.append(message[:400])
+            if unknown:
+                faults.append(f"{', '.join(unknown)} (known: {', '.join(cls.model_fields)})")
             raise ConfigurationError(f"{source}: " + "; ".join(faults)) from None
 
 
@@ -58,7 +59,7 @@ class DataConfig(_Strict):
     split: Literal["auto", "random", "region", "file", "official"] = "auto"
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
     test: float = Field(0.10, ge=0)  # likewise
-    split_seed: int = 0
+    split_seed: int = Field(0, ge=0)
     max_pixels: int | None = Field(None, ge=1)  # more: left out, undecoded; None: 100 million
     # of the data set incomplete
     bands: int = Field(3, ge=1, le=16)  # channels of an image
@@ -204,7 +205,7 @@ class RunConfig(EvaluationConfig):
     resident: Literal["auto"] | bool = "auto"  # keep the training set in the device's memory
     log_every: int = Field(1, ge=1)  # steps
     checkpoint_seconds: float = Field(20.0, gt=0)  # an interruption loses at most this much
-    threads: int = Field(0, ge=0)  # of the processor per run; 0: torch's choice
+    threads: int = Field(0, ge=0, le=1024)  # of the processor per run; 0: torch's choice
 
     @field_validator(
         "lambda_y", "lambda_z", "lambda_kl", "lambda_x", "lambda_gp", "beta", "z_start", "lr_g", "lr_d",
@@ -362,12 +363,30 @@ def evaluation_configs(profile: str) -> list[EvaluationConfig]:
     return list({run.corruption: run.evaluation for run in load_profile(profile)}.values())
 
 
+class _EveryKeyOnce(yaml.SafeLoader):
+    """Of a key that is there twice YAML would silently take the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise yaml.YAMLError(f"the key '{min(twice)}' is there twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; ConfigurationError names the file where it is not one."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(encoding="utf-8"), _EveryKeyOnce)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not valid YAML ({error})".replace("\n", " ")) from None
+        raise ConfigurationError(f"{path}: not valid YAML ({_in_a_line(error)})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 text ({error}): save it as that") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: not valid YAML (nested too deeply)") from None
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path}: expected 'key: value' lines")
     return values
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())

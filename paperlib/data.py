@@ -48,6 +48,7 @@ SPLITS = ("training", "validation", "test")
 TOLERATED_FAILURES = 0.01  # share of images that may fail to decode
 FORMAT = 2  # of what prepare writes; data sets of another format are prepared again
 REGION = 12  # tiles a side of the regions that Blue Marble is split by
+NEEDED = {"request", "count", "checksum", "failed"}  # in a manifest
 ALL = slice(None)
 SHOWN = 20  # images left out that are printed; the manifest has them all
 
@@ -74,12 +75,12 @@ class Prepared:
 
     def images(self) -> np.ndarray:
         """(N, size, size, 3) uint8, memory-mapped, read-only."""
-        return np.load(self.folder / "images.npy", mmap_mode="r")
+        return self._load("images.npy", mmap_mode="r")
 
     def masks(self) -> np.ndarray | None:
         """(N, size, size) bool, True = observed, memory-mapped; None where images are complete."""
-        path = self.folder / "masks.npy"
-        return np.load(path, mmap_mode="r") if path.is_file() else None
+        there = (self.folder / "masks.npy").is_file()
+        return self._load("masks.npy", mmap_mode="r") if there else None
 
     def indices(self, split: str) -> np.ndarray:
         """Row numbers of the images of "training", "validation" or "test"."""
@@ -90,7 +91,16 @@ class Prepared:
 
     def mask_ids(self) -> np.ndarray:
         """(N,) int64: the number by which an image's mask is drawn, a function of its id alone."""
-        return np.load(self.folder / "mask_ids.npy")
+        return self._load("mask_ids.npy")
+
+    def _load(self, name: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+        try:
+            return np.load(self.folder / name, mmap_mode=mmap_mode)
+        except (FileNotFoundError, EOFError, ValueError):
+            fault = "damaged" if (self.folder / name).is_file() else "missing"
+            raise DataError(
+                f"{self.folder / name} is {fault}: delete {self.folder} and prepare it again"
+            ) from None
 
 
 def prepare(config: DataConfig, strict: bool = False, workers: int | None = None) -> Prepared:
@@ -185,19 +195,26 @@ def load_prepared(config: DataConfig) -> Prepared:
         with np.load(folder / "splits.npz") as file:
             splits = {name: file[name] for name in SPLITS}
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        raise DataError(f"{folder / 'splits.npz'} is damaged: delete {folder}") from None
+        raise DataError(
+            f"{folder / 'splits.npz'} is damaged: delete {folder} and prepare it again"
+        ) from None
     return Prepared(folder, manifest | {"splits": splits, "ids": Names(folder / "ids.txt")})
 
 
 def _read_manifest(folder: Path) -> dict:
     try:
-        return json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or not manifest.keys() >= NEEDED:
+            raise ValueError("no manifest")
+        return manifest
     except FileNotFoundError:
         raise DataError(
             f"{folder} is not prepared: run 'python -m paperlib prepare' or notebook 01"
         ) from None
-    except json.JSONDecodeError:
-        raise DataError(f"{folder / 'manifest.json'} is damaged: delete {folder}") from None
+    except (ValueError, RecursionError):
+        raise DataError(
+            f"{folder / 'manifest.json'} is damaged: delete {folder} and prepare it again"
+        ) from None
 
 
 def _decode_all(

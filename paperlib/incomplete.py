@@ -118,7 +118,7 @@ def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]
         if suffix not in SUFFIXES:
             raise ValueError(f"unknown suffix {suffix!r} (known: {', '.join(sorted(SUFFIXES))})")
         if suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = _mapped(path)
             _check_size(array.shape, max_pixels)
             return _as_bands(np.asarray(array)), None
         if suffix in (".tif", ".tiff"):
@@ -133,6 +133,16 @@ def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         said = reason if isinstance(error, ValueError) else f"cannot be decoded ({reason})"
         raise ValueError(f"{path}: {said}") from None
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A .npy of which only the header is read."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        if "mmap length" in str(error):
+            raise ValueError("truncated: its header promises more values than it has") from None
+        raise
 
 
 def _pixels(path: Path, image: Image.Image) -> np.ndarray:
@@ -233,7 +243,7 @@ def image_header(path: Path) -> tuple[tuple[int, int], np.dtype]:
     """
     try:
         if path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = _mapped(path)
             return array.shape[:2], array.dtype
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:

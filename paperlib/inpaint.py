@@ -6,6 +6,7 @@ share one z, and the tiles' answers are blended with weights that vanish towards
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ def inpaint(
 
     For NAME it writes into ``output`` NAME-sample1 ... NAME-sampleK, NAME-mean and NAME-std, in
     the format of the input (PNG for JPEG, which would not keep what was observed), and for all of
-    them ``contact-sheet.png``. An image that fails does not stop the others.
+    them ``contact-sheet.png``. An image that fails does not stop the others. A complete one, as a
+    clear sky among clouds, is no failure: it comes back as it is, and is named on standard error.
 
     Args:
         run: the directory of a trained run.
@@ -88,6 +90,8 @@ def inpaint(
         raise InpaintError(str(error)) from None
     if output.exists() and not output.is_dir():
         raise InpaintError(f"{output} is a file: choose a folder")
+    if blocked := next((parent for parent in output.parents if parent.is_file()), None):
+        raise InpaintError(f"{output} cannot be made: {blocked} is a file: choose another folder")
     if options.limits and not -np.inf < options.limits[0] < options.limits[1] < np.inf:
         raise InpaintError(f"--range must be two numbers, the lower first, got {options.limits}")
     if options.missing != "auto" and options.missing_value is not None:
@@ -109,6 +113,7 @@ def inpaint(
     config = records.load_config(run)
     trained_on = records.read_json(run / "record.json").get("limits")
     failed: dict[Path, str] = {}
+    complete: list[Path] = []
     taken: set[Path] = set()
     sheet: dict[str, dict[str, np.ndarray]] = {}
     progress = Progress(len(files), f"filling in {len(files)} images x {options.samples} samples")
@@ -116,7 +121,7 @@ def inpaint(
         name = path.relative_to(root).as_posix()
         try:
             how = options.missing, options.missing_value, options.max_pixels
-            image = read_incomplete(path, *how)
+            image = read_incomplete(path, *how, complete=True)
             results = fill_in(G, config, image, name, options, trained_on)
             target = (output / name).with_suffix(_suffix(path))
             if target in taken:
@@ -129,6 +134,8 @@ def inpaint(
                 records.write_atomically(file, lambda d, v=values, s=target.suffix: _write(d, v, s))
                 shown[label] = _thumbnail(values)
             taken.add(target)
+            if image.observed.all():
+                complete.append(path)
             if len(sheet) < ON_SHEET:
                 sheet[name] = shown
         except (ValueError, OSError, MemoryError, RuntimeError) as error:  # Runtime: torch's memory
@@ -136,6 +143,10 @@ def inpaint(
             failed[path] = reason if path.name in reason else f"{path}: {reason}"
         progress.update()
     progress.close()
+    for path in complete:
+        print(f"note: {path}: no pixel is missing, it is given back as it is", file=sys.stderr)
+    if len(complete) == len(files):
+        print("note: nothing was missing: check --missing and --missing-value", file=sys.stderr)
     if sheet:
         _contact_sheet(output / "contact-sheet.png", sheet)
     return failed

@@ -41,7 +41,7 @@ class Fault:
 def run_faults(run: Path, config: RunConfig) -> Iterator[Fault]:
     """What forbids to use the evaluation of a run: it is of another configuration, G or data."""
     trained, evaluated = run / "record.json", run / "evaluation.json"
-    training, evaluation = read(trained), read(evaluated)
+    training, evaluation = record_or_fault(trained), record_or_fault(evaluated)
     if isinstance(training, Fault) or isinstance(evaluation, Fault):
         yield from (f for f in (training, evaluation) if isinstance(f, Fault))
         return
@@ -56,7 +56,7 @@ def run_faults(run: Path, config: RunConfig) -> Iterator[Fault]:
     yield from prepared_faults(trained, training, config)
 
 
-def read(path: Path) -> dict[str, Any] | Fault:
+def record_or_fault(path: Path) -> dict[str, Any] | Fault:
     """A record, or what is wrong with it."""
     if not path.is_file():
         return Fault("missing", path, "run the command that makes it again")

@@ -66,11 +66,14 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file; RunError names it where it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): delete it and run again") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path} is damaged (no mapping): delete it and run again")
+    return values
 
 
 def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
@@ -93,8 +96,6 @@ def read_record(path: Path) -> dict[str, Any]:
     A record from before there was the checksum is taken as it is.
     """
     record = read_json(path)
-    if not isinstance(record, dict):
-        raise RunError(f"{path} is no record: delete it and run again")
     said = record.get("checksum")
     if said is not None and said != _checksum(record):
         raise RunError(f"{path} was altered after it was written: delete it and run again")

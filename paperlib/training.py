@@ -229,7 +229,9 @@ def load_generator(
     path = run / f"{name}.safetensors"
     if not (run / "record.json").is_file() or not path.is_file():
         raise records.RunError(f"{run} is not trained yet: run 'python -m paperlib train' first")
-    vouched = records.read_record(run / "record.json").get(f"{name}_checksum")
+    record, config = records.read_record(run / "record.json"), records.load_config(run)
+    records.refuse_other_configuration(run / "record.json", record.get("config", {}), config)
+    vouched = record.get(f"{name}_checksum")
     if vouched is None:
         raise records.RunError(
             f"{run / 'record.json'} lacks {name}_checksum, so {path.name} cannot be trusted: delete "
@@ -237,7 +239,7 @@ def load_generator(
         )
     if vouched != records.file_checksum(path):
         raise records.RunError(f"{path} is not the file that its record.json describes")
-    G = plain_generator(records.load_config(run), name)
+    G = plain_generator(config, name)
     G.load_state_dict(load_file(path))
     return G.to(device)
 

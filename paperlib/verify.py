@@ -27,7 +27,7 @@ from paperlib.integrity import (
     left_faults,
     measured_faults,
     prepared_faults,
-    read,
+    record_or_fault,
     run_faults,
     weights_faults,
 )
@@ -107,7 +107,7 @@ class Check:
                 said = {"config": json.loads((run / "config.json").read_text())}
                 yield from configuration_faults(run / "config.json", said, ours)
         yield from checkpoint_faults(run)
-        training = read(run / "record.json")
+        training = record_or_fault(run / "record.json")
         if isinstance(training, Fault):
             yield training
             return
@@ -117,14 +117,14 @@ class Check:
             yield from self.training(run, config)  # nothing complete to evaluate it on
         else:
             yield from run_faults(run, config)
-            if isinstance(evaluation := read(evaluated), dict):
+            if isinstance(evaluation := record_or_fault(evaluated), dict):
                 yield from measured_faults(evaluated, evaluation, config, METRICS_VERSION)
         if (run / "selection.json").is_file():
             yield from self.selected(run, training)
 
     def training(self, run: Path, config: RunConfig) -> Iterator[Fault]:
         """Of a run that is not evaluated."""
-        training = read(run / "record.json")
+        training = record_or_fault(run / "record.json")
         if isinstance(training, Fault):
             yield training
             return
@@ -140,14 +140,14 @@ class Check:
             return
         yield from checkpoint_faults(run)
         yield from self.training(run, config)
-        training = read(run / "record.json")
+        training = record_or_fault(run / "record.json")
         if isinstance(training, dict):
             yield from left_faults(run, config, training)
             yield from self.selected(run, training)
 
     def selected(self, run: Path, training: dict) -> Iterator[Fault]:
         path = run / "selection.json"
-        record = read(path)
+        record = record_or_fault(path)
         if isinstance(record, Fault):
             yield record
             return
@@ -169,7 +169,7 @@ class Check:
 
     def record(self, path: Path, of_reference: bool) -> Iterator[Fault]:
         """Of what was not trained here."""
-        record = read(path)
+        record = record_or_fault(path)
         if isinstance(record, Fault):
             yield record
             return
