@@ -6,6 +6,7 @@ import io
 import re
 import stat
 import zipfile
+import zlib
 from functools import cached_property
 from pathlib import Path
 
@@ -104,7 +105,10 @@ class CelebA(Source):
     def _unpacked(self, name: str) -> bytes:
         if (length := self._archive.getinfo(name).file_size) > MAX_BYTES:
             raise ValueError(f"unpacks to {length} bytes, more than {MAX_BYTES}: no such picture")
-        return self._archive.read(name)  # no more than it says
+        try:
+            return self._archive.read(name)  # no more than it says
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise OSError(f"damaged in the zip, or encrypted ({error})") from None
 
     def fingerprint(self) -> str:
         if self._archive is None:
