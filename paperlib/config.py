@@ -36,9 +36,11 @@ class _Strict(BaseModel):
         except ValidationError as error:
             unknown, faults = [], []
             for fault in error.errors():
-                key = ".".join(str(part) for part in fault["loc"])
+                # of a union's branches, which have names here too, nobody knows
+                loc = [part for part in fault["loc"][1:] if isinstance(part, int)]
+                key = ".".join(map(str, [*fault["loc"][:1], *loc]))
                 if fault["type"] == "extra_forbidden":
-                    unknown.append(f"unknown key '{key}'")
+                    unknown.append(f"unknown key {key!r}")
                     continue
                 message = fault["msg"].removeprefix("Value error, ")
                 if fault["loc"]:
@@ -124,7 +126,7 @@ class EvaluationConfig(DataConfig):
     @model_validator(mode="after")
     def _incomplete_images_have_their_own_masks(self):
         if (self.dataset == "incomplete") != (self.corruption == "observed"):
-            raise ValueError("dataset incomplete and corruption observed go together")
+            raise ValueError("dataset incomplete and corruption observed go together: set both")
         return self
 
     @property
@@ -248,7 +250,9 @@ class RunConfig(EvaluationConfig):
     @model_validator(mode="after")
     def _supervision_needs_complete_images(self):
         if self.dataset == "incomplete" and self.method in ("unpaired", "paired"):
-            raise ValueError(f"{self.method} learns from complete images, incomplete has none")
+            raise ValueError(
+                f"{self.method} learns from complete images, incomplete has none: set another method"
+            )
         return self
 
     @model_validator(mode="before")
@@ -266,9 +270,13 @@ class RunConfig(EvaluationConfig):
         if self.discriminator_sees is None:
             return self
         if self.method == "mask_aware":
-            raise ValueError("mask_aware is both with discriminator_sees: both_masks; set it so")
+            raise ValueError(
+                "discriminator_sees: mask_aware sees both masks: leave it out (discriminator_sees: both_masks), or set method: both"
+            )
         if self.method in ("unpaired", "paired"):
-            raise ValueError(f"discriminator_sees: {self.method} is judged by complete images")
+            raise ValueError(
+                f"discriminator_sees: {self.method} is judged by complete images: leave the key out"
+            )
         return self
 
     @property

@@ -86,7 +86,7 @@ class Prepared:
         """Row numbers of the images of "training", "validation" or "test"."""
         indices = self.manifest["splits"][split]
         if not len(indices):
-            raise DataError(f"the {split} split of {self.folder} is empty: see its manifest.json")
+            raise DataError(f"the {split} split of {self.folder} is empty: set '{split}' above 0")
         return indices
 
     def mask_ids(self) -> np.ndarray:
@@ -319,7 +319,10 @@ def _failure_message(
         firsts.setdefault((image_id.partition("#")[0], reason), f"{image_id}: {reason}")
     first = "; ".join(itertools.islice(firsts.values(), 3))
     of = f"the first {total}" if early else total
-    return f"{config.dataset}: {len(failed)} of {of} images cannot be used ({first})"
+    return (
+        f"{config.dataset}: {len(failed)} of {of} images cannot be used ({first}): mend them, or take "
+        "them out"
+    )
 
 
 def _checksum(images: Path, splits: dict[str, np.ndarray]) -> str:
@@ -427,7 +430,9 @@ def law_of(config: EvaluationConfig) -> MaskLaw:
     data = load_prepared(config.data)
     masks = data.masks()
     if masks is None:
-        raise DataError("corruption 'observed' needs the data set 'incomplete'")
+        raise DataError(
+            f"{data.folder} holds complete images: corruption 'observed' needs the dataset 'incomplete'"
+        )
     try:
         rows = torch.from_numpy(masks[data.indices("training")]).unsqueeze(1)
         return ObservedMasks(rows, config.mask_flips, config.mask_shift)

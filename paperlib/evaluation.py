@@ -32,7 +32,10 @@ class EvaluationProtocol:
         self.config = config
         self.data = load_prepared(config.data)
         if self.data.masks() is not None:
-            raise DataError(f"{self.data.folder} has no complete images to measure against")
+            raise DataError(
+                f"{self.data.folder} has no complete images to measure against: see README, choosing "
+                "settings without complete images"
+            )
         self.extractor = load_extractor(device)
         self.images = CompleteImages(
             self.data, config.eval_split, law_of(config), config.mask_seed, device
@@ -93,7 +96,8 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     protocol = EvaluationProtocol(config.evaluation, device)
     if trained["data_checksum"] != protocol.data.checksum:
         raise records.RunError(
-            f"{run} was trained on other data than {protocol.data.folder} now holds"
+            f"{run} was trained on other data than {protocol.data.folder} now holds: prepare those, or "
+            "delete the run and train it again"
         )
     rests_on = {
         "generator_checksum": trained["generator_checksum"],

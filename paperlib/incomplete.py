@@ -94,7 +94,7 @@ def read_incomplete(
         observed = _read_mask(beside, values.shape[:2], max_pixels)
     elif rule == "alpha":
         if alpha is None:
-            raise ValueError(f"{path}: it has no alpha channel")
+            raise ValueError(f"{path}: it has no alpha channel, by which to say what is missing")
         observed = alpha > 0
     elif rule == "nan":
         observed = ~np.isnan(values).any(axis=2)
@@ -103,11 +103,11 @@ def read_incomplete(
             raise ValueError(f"{path}: the rule 'value' needs the value of missing pixels")
         observed = (values != value).any(axis=2)
     if not observed.any():
-        raise ValueError(f"{path}: nothing at all is observed")
+        raise ValueError(f"{path}: nothing at all is observed: leave it out")
     if observed.all() and not complete:
         raise ValueError(f"{path}: no pixel is missing (rule: {rule})")
     if values.dtype.kind == "f" and not np.isfinite(values[observed]).all():
-        raise ValueError(f"{path}: observed pixels that are NaN or infinite")
+        raise ValueError(f"{path}: observed pixels that are NaN or infinite: mark them as missing")
     return Incomplete(values, observed, rule)
 
 
@@ -229,7 +229,7 @@ def _decode_16_bits(path: Path, image: Image.Image) -> np.ndarray:
     """(H, W, 2, 3 or 4) uint16 from a PNG, in the order R, G, B, A."""
     array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)  # also as turned
     if array is None or array.dtype != np.uint16 or array.ndim != 3:
-        raise ValueError("a PNG of 16 bits that OpenCV cannot read")
+        raise ValueError("a PNG of 16 bits that cannot be read: save it again")
     if any("LA;16" in str(tile.args) for tile in image.tile):
         return array[..., [0, -1]]  # grey, which OpenCV gives as three equal bands
     return array[..., [2, 1, 0, *range(3, array.shape[2])]]
@@ -289,7 +289,7 @@ def _as_bands(array: np.ndarray) -> np.ndarray:
 def _read_mask(path: Path, shape: tuple[int, int], max_pixels: int) -> np.ndarray:
     """(H, W) bool, white = observed."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing")
+        raise ValueError(f"{path} is missing, which should say what is missing")
     try:
         with open_image(path, max_pixels) as image:
             _refuse_several(image)
@@ -300,8 +300,8 @@ def _read_mask(path: Path, shape: tuple[int, int], max_pixels: int) -> np.ndarra
                     f"a mask of {width} x {height} px for an image of {shape[1]} x {shape[0]}"
                 )
             return _upright(np.asarray(image.convert("L")) >= 128, orientation)
-    except (ValueError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise ValueError(f"{path}: {' '.join(str(error).split())[:300]}") from None
 
 
 def value_range(values: np.ndarray) -> tuple[float, float]:

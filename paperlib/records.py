@@ -182,7 +182,9 @@ def load_config(run: Path) -> RunConfig:
     """The configuration of a run directory."""
     path = run / "config.json"
     if not path.is_file():
-        raise RunError(f"{run} is not a run directory: it has no config.json")
+        raise RunError(
+            f"{run} is not a run directory, it has no config.json: give one like results/quick/runs/NAME"
+        )
     try:
         return RunConfig.parse(read_json(path), str(path))
     except ConfigurationError as error:

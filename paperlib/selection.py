@@ -110,7 +110,10 @@ def score_run(run: Path, device: torch.device | str | None = None) -> dict[str, 
     trained = records.read_record(run / "record.json")
     data = load_prepared(config.data)
     if trained["data_checksum"] != data.checksum:
-        raise records.RunError(f"{run} was trained on other data than {data.folder} now holds")
+        raise records.RunError(
+            f"{run} was trained on other data than {data.folder} now holds: prepare those, or delete "
+            "the run and train it again"
+        )
     rests_on = {
         "generator_checksum": trained["generator_checksum"],
         "data_checksum": data.checksum,

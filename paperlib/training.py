@@ -238,7 +238,9 @@ def load_generator(
             f"{run} and train again"
         )
     if vouched != records.file_checksum(path):
-        raise records.RunError(f"{path} is not the file that its record.json describes")
+        raise records.RunError(
+            f"{path} is not the file that its record.json describes: delete {run} and train it again"
+        )
     G = plain_generator(config, name)
     G.load_state_dict(load_file(path))
     return G.to(device)
