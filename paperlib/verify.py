@@ -85,6 +85,9 @@ class Check:
         for run in sorted((self.folder / "runs").glob("*/")):
             self.counts["runs"] += 1
             yield from self.run(run)
+        for path in sorted((self.folder / "runs").glob("*.json")):
+            self.counts["runs"] += 1
+            yield from self.field(path)
         for run in sorted((self.folder / "selection").glob("*/*/")):
             self.counts["selection"] += 1
             yield from self.candidate(run)
@@ -100,8 +103,6 @@ class Check:
         if isinstance(config, Fault):
             yield config
             return
-        if config.name != run.name:
-            yield Fault("altered", run / "config.json", f"it is of the run {config.name}")
         for ours in self.profile or []:
             if ours.name == run.name:
                 said = {"config": json.loads((run / "config.json").read_text())}
@@ -166,6 +167,18 @@ class Check:
             return Fault("altered", path, str(error).removeprefix(f"{path}: "))
         self.data.append(config.data)
         return config
+
+    def field(self, path: Path) -> Iterator[Fault]:
+        """Of a run on fields (``fields.train``): a record, and the weights beside it."""
+        record, weights = record_or_fault(path), path.with_suffix(".safetensors")
+        if isinstance(record, Fault):
+            yield record
+        elif not weights.is_file():
+            yield Fault("missing", weights, f"delete {path} and run it again")
+        elif record.get("generator_checksum") not in (None, records.file_checksum(weights)):
+            yield Fault(
+                "altered", weights, f"not what its record describes: delete {path}, run again"
+            )
 
     def record(self, path: Path, of_reference: bool) -> Iterator[Fault]:
         """Of what was not trained here."""

@@ -141,7 +141,7 @@ FAULTS = {
     # what, how it was hurt, and the beginning of the line that names it
     "config gone": (f"{RUN}/config.json", Path.unlink, f"missing: {RUN}/config.json"),
     "config broken": (f"{RUN}/config.json", overwrite("{"), f"altered: {RUN}/config.json"),
-    "config of another run": (f"{RUN}/config.json", with_another("seed", 1), f"altered: {RUN}/config.json"),
+    "config of another run": (f"{RUN}/config.json", with_another("seed", 1), f"stale: {RUN}/config.json"),
     "config not the profile's": (f"{RUN}/config.json", with_another("lambda_y", 7.0), f"stale: {RUN}/config.json"),
     "unknown key": (f"{RUN}/config.json", with_another("nokey", 1), f"altered: {RUN}/config.json"),
     "record gone": (f"{RUN}/record.json", Path.unlink, f"missing: {RUN}/record.json"),
@@ -197,6 +197,23 @@ def test_fault_is_named_in_a_line_and_the_status_is_1(place, tiny_config, capsys
     kind, _, file = begins.partition(": ")
     assert any(line.startswith(f"{kind}: {place / file}") for line in faults), faults
     assert contents(place) == before  # verifying mends nothing and deletes nothing
+
+
+@pytest.mark.parametrize(
+    "part, hurt, kind",
+    [(".json", with_another("seconds", 1.0), "altered"), (".safetensors", flip, "altered"), (".safetensors", Path.unlink, "missing")],
+)  # fmt: skip
+def test_run_on_fields(place, capsys, part, hurt, kind):
+    run = place / "results" / "fields" / "runs" / "both.json"
+    run.parent.mkdir(parents=True)
+    weights = run.with_suffix(".safetensors")
+    weights.write_bytes(b"weights")
+    records.write_record(run, {"generator_checksum": records.file_checksum(weights)})
+    assert verified(capsys)[0] == 0
+    hurt(run.with_suffix(part))
+    status, faults, _ = verified(capsys, place / "results" / "fields")
+    assert status == 1 and [f.partition(":")[0] for f in faults] == [kind]
+    assert str(run.with_suffix(part)) in faults[0]
 
 
 def test_log_without_a_checksum_is_counted(place, capsys):
