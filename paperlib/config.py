@@ -342,7 +342,9 @@ def load_profile(profile: str) -> list[RunConfig]:
     matrix = shared.pop("matrix", {})
     overrides = shared.pop("overrides", {})
     if not isinstance(matrix, dict) or not all(isinstance(v, list) and v for v in matrix.values()):
-        raise ConfigurationError(f"{path}: 'matrix' must map keys to lists of values, got {matrix}")
+        raise ConfigurationError(
+            f"{path}: 'matrix' must map keys to lists, got {str(matrix)[:200]!r}"
+        )
     if not isinstance(overrides, dict) or not all(isinstance(v, dict) for v in overrides.values()):
         raise ConfigurationError(f"{path}: 'overrides' must map values of the matrix to keys")
     named = {value for values in matrix.values() for value in values if isinstance(value, str)}

@@ -186,7 +186,7 @@ def load_prepared(config: DataConfig) -> Prepared:
     """The prepared data set; DataError says how to prepare it where it is missing."""
     folder = paths.DATA / config.folder
     manifest = _read_manifest(folder)
-    if manifest["request"]["format"] != FORMAT:
+    if manifest["request"].get("format") != FORMAT:
         raise DataError(
             f"{folder} was prepared by another version: run 'python -m paperlib prepare' or "
             "notebook 01"
@@ -206,6 +206,8 @@ def _read_manifest(folder: Path) -> dict:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if not isinstance(manifest, dict) or not manifest.keys() >= NEEDED:
             raise ValueError("no manifest")
+        if not isinstance(manifest["request"], dict):
+            raise ValueError("no request")
         return manifest
     except FileNotFoundError:
         raise DataError(

@@ -124,12 +124,11 @@ def left_faults(run: Path, config: RunConfig, training: dict[str, Any]) -> Itera
                 "altered", path, f"not as training left it: delete {run} and train it again"
             )
         elif said is None and path.suffix == ".jsonl":
-            yield from log_faults(path, training)
+            yield from log_faults(path, config.steps, config.log_every)
 
 
-def log_faults(path: Path, training: dict[str, Any]) -> Iterator[Fault]:
-    """Lines that a log lacks, where the record has no checksum of it."""
-    steps, every = training["config"]["steps"], training["config"]["log_every"]
+def log_faults(path: Path, steps: int, every: int) -> Iterator[Fault]:
+    """Lines that a log of so many steps lacks, where the record has no checksum of it."""
     try:
         logged = [json.loads(line)["step"] for line in path.read_text().splitlines()]
     except (ValueError, KeyError, TypeError):

@@ -34,6 +34,7 @@ from paperlib import paths
 from paperlib.config import BOOKKEEPING, ConfigurationError, EvaluationConfig, RunConfig
 
 CHECKPOINTS_KEPT = 2
+MAPPINGS = ("config", "rests_on", "metrics", "files")  # of a record, where it has them
 LIBRARIES = (
     "torch", "torchvision", "torchmetrics", "numpy", "scipy", "pillow", "scikit-image",
     "opencv-python-headless",
@@ -96,6 +97,8 @@ def read_record(path: Path) -> dict[str, Any]:
     A record from before there was the checksum is taken as it is.
     """
     record = read_json(path)
+    if not all(isinstance(record.get(key, {}), dict) for key in MAPPINGS):
+        raise RunError(f"{path} is damaged (no record): delete it and run again")
     said = record.get("checksum")
     if said is not None and said != _checksum(record):
         raise RunError(f"{path} was altered after it was written: delete it and run again")

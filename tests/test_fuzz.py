@@ -90,6 +90,7 @@ def test_profile_of_any_bytes_is_refused_by_its_name_or_read(scratch, content):
         {"matrix": st.dictionaries(st.sampled_from([*RunConfig.model_fields]), values, max_size=2)}
     )
 )
+@example({"matrix": "\n"})
 def test_profile_of_any_mapping_is_refused_by_its_name_or_read(scratch, mapping):
     path = scratch / "mine.yaml"
     path.write_text(json.dumps(mapping))  # which is YAML too

@@ -52,6 +52,12 @@ def test_every_method_is_one_or_the_other():
 
 
 @pytest.fixture(scope="module")
+def tiny_config(tiny_config) -> RunConfig:
+    """Cheaper still."""
+    return changed(tiny_config, critic_steps=2)
+
+
+@pytest.fixture(scope="module")
 def original(prepared_once, tmp_path_factory):
     """A function that trains a configuration on the data as they are, once, and gives its folder."""
     done: dict[str, Path] = {}
