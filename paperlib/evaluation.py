@@ -134,11 +134,13 @@ def _course(
 ) -> list[dict[str, float]]:
     """Step, seconds of training, and metrics of each snapshot (one z an image) and of the end."""
     shown = (protocol.extractor.name, "mse_missing")
-    course = []
+    course, left = [], records.read_record(run / "record.json").get("files", {})
     for step in snapshot_steps(config):
         path = snapshot_path(run, step)
         if not path.is_file():
             raise records.RunError(f"{path} is missing: delete {run} and train it again")
+        if left.get(path.relative_to(run).as_posix()) not in (None, records.file_checksum(path)):
+            raise records.RunError(f"{path} was altered: delete {run} and train it again")
         with safe_open(path, "pt") as file:
             then = float(file.metadata()["seconds"])
         G = plain_generator(config)

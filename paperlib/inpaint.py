@@ -18,6 +18,7 @@ from torch import Tensor
 
 from paperlib import records, seeds
 from paperlib.config import RunConfig
+from paperlib.image_source import DataError
 from paperlib.incomplete import (
     MAX_PIXELS,
     Incomplete,
@@ -125,9 +126,7 @@ def inpaint(
             results = fill_in(G, config, image, name, options, trained_on)
             target = (output / name).with_suffix(_suffix(path))
             if target in taken:
-                raise ValueError(
-                    f"{path}: its results would replace those of another {target.name}"
-                )
+                raise DataError(f"{path}: its results would replace those of another {target.name}")
             shown = {"observed": _thumbnail(_seen(image))}
             for label, values in results:
                 file = target.with_name(f"{path.stem}-{label}{target.suffix}")
@@ -138,7 +137,9 @@ def inpaint(
                 complete.append(path)
             if len(sheet) < ON_SHEET:
                 sheet[name] = shown
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:  # Runtime: torch's memory
+        except (DataError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise  # torch says so where there is none left; anything else is our fault
             reason = " ".join(str(error).split()) or type(error).__name__
             failed[path] = reason if path.name in reason else f"{path}: {reason}"
         progress.update()
@@ -175,16 +176,16 @@ def fill_in(
             was trained on incomplete images.
 
     Raises:
-        ValueError: the image does not fit the run; the message names it.
+        DataError: the image does not fit the run; the message names it.
     """
     bands = image.values.shape[2]
     if bands != config.bands and (bands, config.bands) != (1, 3):  # grey is filled in as RGB
-        raise ValueError(f"{name}: {bands} bands, but the run was trained on {config.bands}")
+        raise DataError(f"{name}: {bands} bands, but the run was trained on {config.bands}")
     ranges = [options.limits] if options.limits else trained_on or [value_range(image.values)]
     low, high = np.broadcast_to(np.array(ranges, dtype=float), (bands, 2)).T  # (C,) each
     known = np.where(image.observed[..., None], image.values, low)
     if trained_on is None and ((known < low).any() or (known > high).any()):
-        raise ValueError(
+        raise DataError(
             f"{name}: observed values lie outside {low[0]:g} to {high[0]:g}: give the range"
         )
     x = np.where(image.observed[..., None], to_unit(known, low, high).clip(-1, 1), 0)

@@ -656,10 +656,43 @@ def test_odd_photograph_is_read_properly(place, capsys, name):
     assert np.abs(levels - np.asarray(fitted, float)).mean() < 6  # JPEG's loss
 
 
-def test_fault_of_ours_gives_its_traceback(place, monkeypatch):
-    def wrong(*_, **__):
-        raise TypeError("a bug")
+LEGAL_SCENES = {
+    "palette with alpha": palette_with_alpha(),
+    "16 bits with alpha, as TIFF": tiff(np.dstack([np.full((36, 40, 3), 999), 1 - np.eye(36, 40)]).astype(np.uint16), photometric="rgb", extrasamples="unassalpha"),
+    "floats with NaN": npy(np.where(np.eye(36, 40)[..., None] > 0, np.nan, np.full(3, 0.5))),
+    "complete": encoded(photo().convert("RGBA"), "PNG"),
+}  # fmt: skip
+SUFFIX = {b"\x89P": ".png", b"II": ".tif", b"\x93N": ".npy"}
 
-    monkeypatch.setattr("paperlib.data.prepare", wrong)
-    with pytest.raises(TypeError, match="a bug"):
-        main(["prepare", "smoke"])
+
+@pytest.mark.parametrize("name", LEGAL_SCENES)
+def test_odd_incomplete_image_is_read_properly(place, capsys, name):
+    content = LEGAL_SCENES[name]
+    profile = scenes(place)
+    (place / "images" / f"x{SUFFIX[content[:2]]}").write_bytes(content)
+    assert answer(["prepare", profile], capsys)[0] == 0
+    data = load_prepared(load_profile(str(profile))[0].data)
+    tiles = [row for row, i in enumerate(data.manifest["ids"]) if i.startswith("x.")]
+    assert len(tiles) == 2 * 2  # of 40 x 36 pixels, of 16 a side
+    assert data.masks()[tiles].all() == (name == "complete")
+
+
+@pytest.mark.parametrize("fault", [TypeError, ValueError, KeyError, RuntimeError, OverflowError])
+@pytest.mark.parametrize(
+    "where, arguments",
+    [
+        ("paperlib.data.prepare", ["prepare", "smoke"]),
+        ("paperlib.training.build_method", ["train", "HERE/tiny.yaml", "--set", "seed=5"]),
+        ("paperlib.inpaint.fill_in", ["inpaint", "HERE/run", "HERE/x.png", "HERE/out"]),
+        ("paperlib.tables.table1", ["tables", "HERE/tiny.yaml"]),
+        ("paperlib.verify.data_faults", ["verify", "HERE/results"]),
+    ],
+)
+def test_fault_of_ours_gives_its_traceback(place, monkeypatch, where, arguments, fault):
+    def wrong(*_, **__):
+        raise fault("a bug")
+
+    monkeypatch.setattr(where, wrong)
+    holed().save(place / "x.png")
+    with pytest.raises(fault, match="a bug"):
+        main([argument.replace("HERE", str(place)) for argument in arguments])

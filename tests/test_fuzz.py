@@ -303,7 +303,7 @@ def test_incomplete_image_is_read_or_refused_by_its_name(scratch, file, rule):
     value = 0.0 if rule == "value" else None
     try:
         image = read_incomplete(path, rule, value, max_pixels=10_000, complete=True)
-    except ValueError as error:
+    except DataError as error:
         assert_one_line(error, "x.")
     else:
         height, width, bands = image.values.shape
@@ -312,7 +312,7 @@ def test_incomplete_image_is_read_or_refused_by_its_name(scratch, file, rule):
         assert np.isfinite(image.values[image.observed].astype(float)).all()
     try:
         shape, dtype = image_header(path)
-    except ValueError as error:
+    except DataError as error:
         assert_one_line(error, path.name)
 
 
@@ -324,7 +324,7 @@ def test_mask_of_any_bytes_is_read_or_refused_by_its_name(scratch, file):
     mask.write_bytes(file[1])
     try:
         read = read_incomplete(image, "mask", max_pixels=10_000, complete=True)
-    except ValueError as error:
+    except DataError as error:
         assert_one_line(error, "y.")
     else:
         assert read.observed.shape == (12, 10)
