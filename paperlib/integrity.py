@@ -21,6 +21,8 @@ from paperlib.methods import GENERATORS
 from paperlib.records import RunError
 from paperlib.training import snapshot_path, snapshot_steps
 
+MADE_BY = {"record.json": "train", "evaluation.json": "evaluate", "selection.json": "select"}
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -59,7 +61,10 @@ def run_faults(run: Path, config: RunConfig) -> Iterator[Fault]:
 def record_or_fault(path: Path) -> dict[str, Any] | Fault:
     """A record, or what is wrong with it."""
     if not path.is_file():
-        return Fault("missing", path, "run the command that makes it again")
+        command = MADE_BY.get(path.name, "references")
+        return Fault(
+            "missing", path, f"run 'python -m paperlib {command}', which goes on or makes it"
+        )
     try:
         return records.read_record(path)
     except RunError:
