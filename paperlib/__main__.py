@@ -13,12 +13,19 @@ import yaml
 
 from paperlib import paths
 from paperlib.config import ConfigurationError, RunConfig, evaluation_configs, load_profile
+from paperlib.divergence import ON_NAN
+from paperlib.files import DiskFull
 from paperlib.image_source import MAX_PIXELS, DataError
+from paperlib.interruption import exit_status, raise_terminated
 from paperlib.records import RunError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status is 2 after one clear line for bad input."""
+    """Run a command.
+
+    The exit status is 2 after one clear line for what the user can mend, bad input or a full disk;
+    130 after Ctrl-C and 143 after SIGTERM, after a line that says how to go on.
+    """
     parser = argparse.ArgumentParser(prog="python -m paperlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     helps = {
@@ -42,10 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--corruption", help="only this corruption, e.g. small_patch")
         if name in ("train", "evaluate"):
             command.add_argument("--run", help="only this run, e.g. small_patch-both-seed0")
+        if name == "train":
+            command.add_argument(
+                "--on-nan", choices=ON_NAN, help="stop, or go back to the last checkpoint and on "
+                "with other random numbers, at most three times (stop)"
+            )  # fmt: skip
     _add_select(commands)
     _add_inpaint(commands)
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, raise_terminated)
     try:
         if options.command == "inpaint":
             return _inpaint(options)
@@ -58,11 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
                 _run(options)
         else:
             _run(options)
-    except (ConfigurationError, DataError, RunError) as error:
+    except (ConfigurationError, DataError, RunError, DiskFull) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        print(stop if stop.args else "interrupted; run it again to go on", flush=True)
+        return exit_status(stop)
     return 0
 
 
@@ -190,7 +203,7 @@ def _run(options: argparse.Namespace) -> None:
             from paperlib.training import train
 
             distributed.first(lambda data=run.data: bool(prepare(data)))
-            train(run, folder)
+            train(run, folder, on_nan=options.on_nan)
         else:
             from paperlib.evaluation import evaluate_run
 

@@ -17,6 +17,7 @@ from paperlib import records, references, seeds
 from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.data import CompleteImages, Prepared, law_of, load_prepared
 from paperlib.features import extract, load_extractor
+from paperlib.locks import locked
 from paperlib.methods import plain_generator
 from paperlib.metrics import BATCH, METRICS_VERSION, distances, evaluate
 from paperlib.sampling import Reconstruct, sampler
@@ -80,7 +81,8 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     seconds of training, and for MisGAN ``data_generator``, the distances of its own samples.
 
     Raises:
-        RunError: the run is not trained, or its files do not belong together.
+        RunError: the run is not trained, its files do not belong together, or another process
+            evaluates it.
         DataError: its data set is not prepared.
     """
     device = torch.device(device or default_device())
@@ -103,19 +105,20 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
         done = records.read_json(path)
         if done["rests_on"] == rests_on:
             return done
-    reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
-    metrics = protocol.measure(reconstruct, f"evaluating {config.name}")
-    record = records.provenance(config, protocol.data.checksum) | {
-        "rests_on": rests_on,
-        "training": {key: trained[key] for key in ("date", "seconds", "steps", "commit")},
-        "metrics": metrics,
-    }
-    if config.snapshots:
-        record["course"] = _course(run, config, protocol, trained["seconds"], metrics, device)
-    if "data_generator_checksum" in trained:
-        samples = _generated(load_generator(run, device, "data_generator"), protocol, config)
-        record["data_generator"] = protocol.measure_generated(samples)
-    records.write_json(path, record)
+    with locked(run / "evaluation.lock"):
+        reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
+        metrics = protocol.measure(reconstruct, f"evaluating {config.name}")
+        record = records.provenance(config, protocol.data.checksum) | {
+            "rests_on": rests_on,
+            "training": {key: trained[key] for key in ("date", "seconds", "steps", "commit")},
+            "metrics": metrics,
+        }
+        if config.snapshots:
+            record["course"] = _course(run, config, protocol, trained["seconds"], metrics, device)
+        if "data_generator_checksum" in trained:
+            samples = _generated(load_generator(run, device, "data_generator"), protocol, config)
+            record["data_generator"] = protocol.measure_generated(samples)
+        records.write_json(path, record)
     return record
 
 
