@@ -222,12 +222,10 @@ def _named(runs: list[RunConfig], name: str) -> RunConfig:
 def _describe(run: RunConfig, picture: Path) -> None:
     from paperlib.data import prepare
     from paperlib.describe import describe
-    from paperlib.plots import observed_by_figure
-    from paperlib.records import write_atomically
+    from paperlib.plots import observed_by_figure, save_figure
 
     described = describe(prepare(run.data))
-    figure = observed_by_figure(described.observed_by)
-    write_atomically(picture, lambda draft: figure.savefig(draft, format="png"))
+    save_figure(observed_by_figure(described.observed_by), picture)
     print(f"{described}\n{picture}: by how many images each pixel is observed")
 
 

@@ -52,6 +52,30 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_atomically(folder: Path) -> Iterator[Path]:
+    """A temporary folder to be filled, which takes the place of ``folder`` at the end of the block.
+
+    Drafts of it whose processes were killed are removed.
+
+    Raises:
+        DiskFull: there is no room. As with any other failure, ``folder`` stays what it was.
+    """
+    draft = draft_of(folder)
+    remove_stale_drafts(folder.parent, folder.name)
+    try:
+        with naming_a_full_disk(folder):
+            draft.mkdir(parents=True)
+            yield draft
+            for path in (*draft.iterdir(), draft):
+                flush(path)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(draft, folder)
+            flush(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     file = os.open(path, os.O_RDONLY)

@@ -151,18 +151,18 @@ def save_checkpoint(run: Path, step: int, state: dict[str, Any]) -> None:
     """
     log = run / "log.jsonl"
     if log.exists():
-        flush(log)
+        with naming_a_full_disk(log):
+            flush(log)
     buffer = io.BytesIO()
     torch.save({"step": step, "log_bytes": _size(log)} | state, buffer)
     content = buffer.getvalue()
     path = run / f"checkpoint-{step:08d}-{_digest(content)}.pt"
     write_atomically(path, lambda draft: draft.write_bytes(content))
-    later, others = [], []  # a later one was damaged, or this one would not have been made
-    for other in _checkpoints(run):
-        if other != path:
-            (later if _step_of(other) > step else others).append(other)
-    for old in later + others[CHECKPOINTS_KEPT - 1 :]:
-        old.unlink()
+    # A later one was damaged, or this one would not have been made
+    others = [other for other in _checkpoints(run) if other != path]
+    earlier = [other for other in others if _step_of(other) < step]
+    for other in set(others) - set(earlier[: CHECKPOINTS_KEPT - 1]):
+        other.unlink()
 
 
 def load_checkpoint(run: Path) -> dict[str, Any] | None:
