@@ -16,6 +16,7 @@ from paperlib.records import RunError
 
 ON_NAN = ("stop", "rollback")
 MOST_ROLLBACKS = 3
+NEVER = 2**62  # a step that is not reached
 
 
 class Diverged(RunError):
@@ -63,23 +64,24 @@ class Watch:
         new = ~values.isfinite() & (self.first == 0)
         self.first = torch.where(new, step, self.first)
 
-    def check(self) -> Callable[[], None]:
-        """A function that raises Diverged if a number up to now was not finite.
+    def check(self) -> None:
+        """Raise Diverged if a number up to now was not finite; waits for the device.
 
-        Every process calls it at the same step, for all raise it if one does.
+        Every process calls it, and ``look``'s function, at the same step: all raise it if one does.
         """
+        self.look()()
+
+    def look(self) -> Callable[[], None]:
+        """As ``check``, in two parts: look now, and raise when the function is called."""
         if self.first is None:
             return lambda: None
         read = later(self.first)
 
         def raise_if_not_finite() -> None:
-            # the earliest step is the highest of the negative numbers
+            # Of several processes the earliest step, the highest of the negative numbers
             first = [-n for n in distributed.highest(*(-(n or NEVER) for n in read()))]
             if (step := min(first)) < NEVER:
                 terms = [t for t, n in zip(self.terms, first, strict=True) if n == step]
                 raise Diverged(self.run, step, terms, self.rollbacks, self.good)
 
         return raise_if_not_finite
-
-
-NEVER = 2**62

@@ -66,7 +66,7 @@ def train(
     """
     device = torch.device(device or default_device())
     on_nan = what_to_do(on_nan)
-    rollbacks: list[dict[str, Any]] | None = None  # as the checkpoint has them
+    rollbacks: list[dict[str, Any]] | None = None  # those of the checkpoint
     with terminated_in_order(), ExitStack() as stack:
         distributed.first(lambda: stack.enter_context(locked(run / "lock")))
         while True:
@@ -87,7 +87,10 @@ def _train(
     on_log: Callable[[dict[str, Any], Generator], None] | None,
     rollbacks: list[dict[str, Any]] | None,
 ) -> dict[str, Any]:
-    """Train from the last checkpoint to the end; ``rollbacks`` are newer than the checkpoint's."""
+    """Train from the last checkpoint to the end.
+
+    ``rollbacks``: those so far, where there is one that the checkpoint does not know yet.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     own = distributed.own_rows(config.batch_size)
@@ -128,7 +131,7 @@ def _train(
     def save() -> dict[str, Any]:
         """Write what is held of the log, and a checkpoint, if all numbers up to now are finite."""
         line = log.write()
-        watch.check()()
+        watch.check()
         about = {"seconds": clock.seconds(), "data_checksum": data.checksum, "rollbacks": rollbacks}
         distributed.first(lambda: _save(run, step, about, method, averages))
         watch.good = step
@@ -149,14 +152,14 @@ def _train(
                 watch.note(step, scalars | gradients)
                 line = log.write()  # of the step before: its numbers have arrived by now
                 if step in kept_on_the_way:
-                    watch.check()()
+                    watch.check()
                     _save_snapshot(run, step, clock.seconds(), averages["generator"].model)
                 if step % config.log_every == 0 or step == config.steps:
                     now = clock.seconds()
                     rate = (step - logged[0]) * images / (now - logged[1])
                     about = {"seconds": round(now, 3), "images_per_second": round(rate, 2)}
                     scalars = distributed.means(scalars) | gradients
-                    log.hold({"step": step} | about, scalars, watch.check())
+                    log.hold({"step": step} | about, scalars, watch.look())
                     logged = (step, now)
                 if on_log is not None or step == config.steps:
                     line = log.write() or line

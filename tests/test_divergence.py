@@ -155,15 +155,15 @@ def test_an_earlier_batch_or_critic_counts_too(workspace, config, faulty):
 
 def test_watch_names_the_first_step_of_each_number():
     watch = Watch("run", 4, [])
-    watch.check()()
+    watch.check()
     one = torch.ones(())
     for step, (a, b) in enumerate([(1, 1), (1, 1), (1, -math.inf), (math.nan, 1)], start=5):
         watch.note(step, {"a": a * one, "b": b * one})
         if step < 7:
-            early = watch.check()
+            early = watch.look()
     early()  # what it saw was finite
     with pytest.raises(Diverged, match="at step 7: b not finite; .* step 4"):
-        watch.check()()
+        watch.check()
 
 
 # Go back
