@@ -13,12 +13,19 @@ import yaml
 
 from paperlib import paths
 from paperlib.config import ConfigurationError, RunConfig, evaluation_configs, load_profile
+from paperlib.divergence import ON_NAN
+from paperlib.files import DiskFull
 from paperlib.image_source import MAX_PIXELS, DataError
+from paperlib.interruption import exit_status, raise_terminated
 from paperlib.records import RunError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status is 2 after one clear line for bad input."""
+    """Run a command.
+
+    The exit status is 2 after one clear line for what the user can mend, bad input or a full disk;
+    130 after Ctrl-C and 143 after SIGTERM, after a line that says how to go on.
+    """
     parser = argparse.ArgumentParser(prog="python -m paperlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     helps = {
@@ -42,6 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--corruption", help="only this corruption, e.g. small_patch")
         if name in ("train", "evaluate"):
             command.add_argument("--run", help="only this run, e.g. small_patch-both-seed0")
+        if name == "train":
+            command.add_argument(
+                "--on-nan", choices=ON_NAN, help="stop, or go back to the last checkpoint and on "
+                "with other random numbers, at most three times (stop)"
+            )  # fmt: skip
     _add_select(commands)
     _add_inpaint(commands)
     command = commands.add_parser("verify", help="check all records, weights and tables on disk")
@@ -49,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         "results", type=Path, nargs="?", help=f"of all profiles, or of one ({paths.RESULTS})"
     )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, raise_terminated)
     try:
         if options.command == "inpaint":
             return _inpaint(options)
@@ -64,14 +76,15 @@ def main(arguments: list[str] | None = None) -> int:
                 _run(options)
         else:
             _run(options)
-    except (ConfigurationError, DataError, RunError) as error:
+    except (ConfigurationError, DataError, RunError, DiskFull) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         print(f"error: {error.filename}: {error.strerror}: choose another place", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        print(stop if stop.args else "interrupted; run it again to go on", flush=True)
+        return exit_status(stop)
     return 0
 
 
@@ -209,7 +222,7 @@ def _run(options: argparse.Namespace) -> None:
             from paperlib.training import train
 
             distributed.first(lambda data=run.data: bool(prepare(data)))
-            train(run, folder)
+            train(run, folder, on_nan=options.on_nan)
         else:
             from paperlib.evaluation import evaluate_run
 
@@ -230,12 +243,10 @@ def _describe(run: RunConfig, picture: Path) -> None:
         raise ConfigurationError(f"dataset {run.dataset} has complete images: nothing to describe")
     from paperlib.data import prepare
     from paperlib.describe import describe
-    from paperlib.plots import observed_by_figure
-    from paperlib.records import write_atomically
+    from paperlib.plots import observed_by_figure, save_figure
 
     described = describe(prepare(run.data))
-    figure = observed_by_figure(described.observed_by)
-    write_atomically(picture, lambda draft: figure.savefig(draft, format="png"))
+    save_figure(observed_by_figure(described.observed_by), picture)
     print(f"{described}\n{picture}: by how many images each pixel is observed")
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,6 +170,25 @@ def ahead(batches: Iterator[tuple[Tensor, ...]], device: torch.device) -> Iterat
             yield batch
 
 
+def later(tensor: Tensor) -> Callable[[], list]:
+    """A function that returns the values that a tensor has now.
+
+    From a GPU they are copied meanwhile: the function waits for them, not for what came after.
+    """
+    if tensor.device.type != "cuda":
+        return tensor.tolist
+    values = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    values.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read() -> list:
+        copied.synchronize()
+        return values.tolist()
+
+    return read
+
+
 class LateLog:
     """A log whose lines are written a step late, so that nothing waits for the device's numbers.
 
@@ -178,19 +197,27 @@ class LateLog:
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path, self.writes = path, writes
-        self.held: tuple[dict[str, Any], dict[str, Tensor]] | None = None
+        self.held: tuple[dict[str, Any], list[str], Callable[[], list], Callable] | None = None
 
-    def hold(self, line: dict[str, Any], scalars: dict[str, Tensor]) -> None:
-        """Keep a line, and the scalars on the device that belong to it."""
-        self.held = line, scalars
+    def hold(
+        self,
+        line: dict[str, Any],
+        scalars: dict[str, Tensor],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep a line, and the scalars on the device that belong to it.
+
+        ``check`` raises what is to be raised instead of writing it.
+        """
+        self.held = line, [*scalars], later(torch.stack([*scalars.values()])), check
 
     def write(self) -> dict[str, Any]:
         """Write the line that is held, and return it; {} if there is none."""
         if self.held is None:
             return {}
-        (line, scalars), self.held = self.held, None
-        values = torch.stack([*scalars.values()]).tolist()  # one transfer for all
-        line = line | dict(zip(scalars, values, strict=True))
+        (line, names, read, check), self.held = self.held, None
+        check()
+        line = line | dict(zip(names, read(), strict=True))
         if self.writes:
             append_log(self.path, line)
         return line

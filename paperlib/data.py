@@ -22,7 +22,6 @@ import io
 import itertools
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +38,7 @@ from paperlib import paths, seeds
 from paperlib.acceleration import keeps_resident, to_device
 from paperlib.config import DataConfig, EvaluationConfig
 from paperlib.corruption import MaskLaw, ObservedMasks, corrupt, mask_law
+from paperlib.files import folder_atomically
 from paperlib.image_source import NothingObserved
 from paperlib.names import Names
 from paperlib.progress import Progress
@@ -114,6 +114,7 @@ def prepare(config: DataConfig, strict: bool = False, workers: int | None = None
     Raises:
         DataError: the source is missing or has no images, or too many of them fail; the message
             names the first ones. What was prepared before stays as it was.
+        DiskFull: likewise, where there is no room.
     """
     with closing(open_source(config)) as source:
         request = {
@@ -137,10 +138,7 @@ def _prepare(
 ) -> None:
     """Make the folder of the data set, at once and whole."""
     folder = paths.DATA / config.folder
-    draft = paths.DATA / f".{config.folder}.draft-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with folder_atomically(folder) as draft:
         # Read first: its faults are to be found before the images are decoded, not after.
         partition = source.official() if config.split == "official" else None
         tolerated = 0 if strict else TOLERATED_FAILURES
@@ -169,10 +167,6 @@ def _prepare(
         if source.masked:
             manifest["limits"] = source.limits
         (draft / "manifest.json").write_text(json.dumps(manifest))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     if failed:
         total = count + len(failed)
         print(f"{config.folder}: left out {len(failed)} of {total} images that cannot be used:")

@@ -86,13 +86,13 @@ def first(make: Callable[[], T]) -> T:
     return value
 
 
-def any_process(noted: bool) -> bool:
-    """Whether it is so in any process. A number of the CPU's: no GPU waits for it."""
+def highest(*numbers: int) -> tuple[int, ...]:
+    """The highest of each over the processes. Numbers of the CPU's: no GPU waits for them."""
     if count() == 1:
-        return noted
-    flag = torch.tensor(int(noted))
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)
+        return numbers
+    joint = torch.tensor(numbers)
+    dist.all_reduce(joint, dist.ReduceOp.MAX)
+    return tuple(joint.tolist())
 
 
 # Rows

@@ -18,6 +18,7 @@ from paperlib.acceleration import deterministic_algorithms
 from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.data import CompleteImages, Prepared, law_of, load_prepared
 from paperlib.features import extract, load_extractor
+from paperlib.locks import locked
 from paperlib.methods import plain_generator
 from paperlib.metrics import BATCH, METRICS_VERSION, distances, evaluate
 from paperlib.sampling import Reconstruct, sampler
@@ -84,7 +85,8 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     seconds of training, and for MisGAN ``data_generator``, the distances of its own samples.
 
     Raises:
-        RunError: the run is not trained, or its files do not belong together.
+        RunError: the run is not trained, its files do not belong together, or another process
+            evaluates it.
         DataError: its data set is not prepared.
     """
     device = torch.device(device or default_device())
@@ -108,20 +110,21 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
         done = records.read_record(path)
         if done["rests_on"] == rests_on:
             return done
-    reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
-    with deterministic_algorithms(config.deterministic):
-        metrics = protocol.measure(reconstruct, f"evaluating {config.name}")
-    record = records.provenance(config, protocol.data.checksum) | {
-        "rests_on": rests_on,
-        "training": {key: trained[key] for key in ("date", "seconds", "steps", "commit")},
-        "metrics": metrics,
-    }
-    if config.snapshots:
-        record["course"] = _course(run, config, protocol, trained["seconds"], metrics, device)
-    if "data_generator_checksum" in trained:
-        samples = _generated(load_generator(run, device, "data_generator"), protocol, config)
-        record["data_generator"] = protocol.measure_generated(samples)
-    return records.write_record(path, record)
+    with locked(run / "evaluation.lock"):
+        reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
+        with deterministic_algorithms(config.deterministic):
+            metrics = protocol.measure(reconstruct, f"evaluating {config.name}")
+        record = records.provenance(config, protocol.data.checksum) | {
+            "rests_on": rests_on,
+            "training": {key: trained[key] for key in ("date", "seconds", "steps", "commit")},
+            "metrics": metrics,
+        }
+        if config.snapshots:
+            record["course"] = _course(run, config, protocol, trained["seconds"], metrics, device)
+        if "data_generator_checksum" in trained:
+            samples = _generated(load_generator(run, device, "data_generator"), protocol, config)
+            record["data_generator"] = protocol.measure_generated(samples)
+        return records.write_record(path, record)
 
 
 def _course(

@@ -299,7 +299,7 @@ def _contact_sheet(path: Path, sheet: dict[str, dict[str, np.ndarray]]) -> None:
     """The first three bands as colours, each image from its least to its greatest value."""
     import matplotlib.pyplot as plt
 
-    from paperlib.plots import sheet_figure
+    from paperlib.plots import save_figure, sheet_figure
 
     rows = {}
     for name, shown in sheet.items():
@@ -313,5 +313,5 @@ def _contact_sheet(path: Path, sheet: dict[str, dict[str, np.ndarray]]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script without a font
         figure = sheet_figure(rows)
-        records.write_atomically(path, lambda draft: figure.savefig(draft, format="png"))
+        save_figure(figure, path)
     plt.close(figure)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from paperlib.calibration import coverage, energy_score
 from paperlib.config import ConfigurationError, EvaluationConfig, RunConfig
 from paperlib.corruption import MaskLaw, corrupt
 from paperlib.data import Observations, law_of, load_prepared
+from paperlib.divergence import Diverged
 from paperlib.image_source import DataError
 from paperlib.metrics import BATCH, bootstrap_ratio
 from paperlib.progress import track
@@ -175,10 +177,12 @@ def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> list[
         folder: gets a run's directory for each candidate, named by its values.
 
     Returns:
-        the records, the best (least energy score) first, and last those that are not numbers.
+        the records, the best (least energy score) first, and last those that are not numbers. A
+        candidate whose training diverges is left out, and said on standard error.
 
     Raises:
         ConfigurationError: as ``candidates``.
+        Diverged: all of them do.
         DataError, RunError: as ``score_run`` and ``train``.
     """
     found = []
@@ -186,8 +190,15 @@ def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> list[
     load_prepared(config.data).indices("validation")  # its lack is said before hours of work
     for candidate in track(trials, len(trials), f"selecting {', '.join(grid)} of {config.name}"):
         name = "-".join(f"{key}={_short(getattr(candidate, key))}" for key in grid)
-        train(candidate, folder / name)
+        try:
+            train(candidate, folder / name)
+        except Diverged as fault:
+            print(f"left out: {fault}", file=sys.stderr)
+            diverged = fault
+            continue
         found.append(score_run(folder / name) | {"name": name})
+    if not found:
+        raise diverged
     return sorted(found, key=_energy)
 
 

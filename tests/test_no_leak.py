@@ -51,7 +51,7 @@ def test_every_method_is_one_or_the_other():
     assert {run["method"] for run in UNSUPERVISED + SUPERVISED} == METHODS.keys()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny_config(tiny_config) -> RunConfig:
     """Cheaper still."""
     return changed(tiny_config, critic_steps=2)

@@ -304,7 +304,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(parts, whole, tiny_conf
     last.write_bytes(DAMAGE[damage](last.read_bytes()))
     resumed = []
     train(tiny_config, parts, on_log=lambda line, *_: resumed.append(line["step"]))
-    assert f"warning: {last} is damaged" in capsys.readouterr().out
+    assert f"warning: {last} is damaged" in capsys.readouterr().err
     assert resumed == [3, 4]
     assert_same_run(whole, parts)
 
