@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import changed
+from helpers import assert_same_run, changed, log_without_times
 from safetensors.torch import load_file
-from test_training import assert_same_run, interrupt_at, log_without_times
+from test_training import interrupt_at
 
 from paperlib import algorithm1, paths, records
 from paperlib.__main__ import main

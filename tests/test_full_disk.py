@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import MeanAndSpread, changed
+from helpers import MeanAndSpread, assert_same_run, changed
 from safetensors.torch import save_file
-from test_training import assert_same_run
 
 from paperlib import acceleration, data, evaluation, files, paths, plots, records
 from paperlib.__main__ import main
