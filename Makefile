@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: setup reproduce test lint bench clean
+.PHONY: setup reproduce test fuzz lint bench clean
 
 setup: $(READY)
 
@@ -31,6 +31,10 @@ reproduce: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# Random and mutated input, some 35,000 examples.
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,5 +48,5 @@ bench: $(READY)
 
 # What was computed stays in data/ and results/.
 clean:
-	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
