@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import time
@@ -32,6 +33,25 @@ def wait_until(true: Callable[[], Any], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
+
+
+def wait_in_step(number: int, folder: Path) -> None:
+    """Let training wait in a step until the file ``folder / "go"`` is there.
+
+    ``folder / "waiting"`` says that it does.
+    """
+    from paperlib.algorithm1 import Algorithm1
+
+    step, calls = Algorithm1.step, itertools.count(1)
+
+    def waiting(*inputs: Any) -> Any:
+        if next(calls) == number:
+            (folder / "waiting").touch()
+            while not (folder / "go").exists():
+                time.sleep(0.005)
+        return step(*inputs)
+
+    Algorithm1.step = waiting
 
 
 def _work(work: Callable[..., Any], arguments: tuple, output: Path | None) -> None:
