@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,6 @@ def _work(work: Callable[..., Any], arguments: tuple, output: Path | None) -> No
     os.dup2(target, 1)
     os.dup2(target, 2)
     status = work(*arguments)
-    os.sys.stdout.flush()
+    sys.stdout.flush()
     if isinstance(status, int):
-        os.sys.exit(status)
+        sys.exit(status)
