@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,25 @@ def wait_until(true: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
+def wait_in_step(number: int, folder: Path) -> None:
+    """Let training wait in a step until the file ``folder / "go"`` is there.
+
+    ``folder / "waiting"`` says that it does.
+    """
+    from paperlib.algorithm1 import Algorithm1
+
+    step, calls = Algorithm1.step, itertools.count(1)
+
+    def waiting(*inputs: Any) -> Any:
+        if next(calls) == number:
+            (folder / "waiting").touch()
+            while not (folder / "go").exists():
+                time.sleep(0.005)
+        return step(*inputs)
+
+    Algorithm1.step = waiting
+
+
 def _work(work: Callable[..., Any], arguments: tuple, output: Path | None) -> None:
     import torch
 
@@ -42,6 +63,6 @@ def _work(work: Callable[..., Any], arguments: tuple, output: Path | None) -> No
     os.dup2(target, 1)
     os.dup2(target, 2)
     status = work(*arguments)
-    os.sys.stdout.flush()
+    sys.stdout.flush()
     if isinstance(status, int):
-        os.sys.exit(status)
+        sys.exit(status)

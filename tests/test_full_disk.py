@@ -94,7 +94,7 @@ def test_every_write_of_a_run_may_fail(workspace, tiny_config, monkeypatch):
             patch.setattr(files, "flush", flush)
             patch.setattr(records, "flush", flush)
             try:
-                train_and_evaluate(config, run)
+                assert train_and_evaluate(config, run) == metrics
                 break
             except DiskFull as error:
                 path = Path(str(error).split(" could not")[0])
@@ -103,12 +103,13 @@ def test_every_write_of_a_run_may_fail(workspace, tiny_config, monkeypatch):
         assert after.items() <= flush.before.items()  # nothing is altered
         gone = {Path(name).name for name in flush.before.keys() - after.keys()}
         assert all(name.startswith(".") or name.endswith("lock") for name in gone)
-        assert train_and_evaluate(config, run) == metrics
+        train(config, run)
         assert_same_run(workspace / "whole", run)
     expected = {"config.json", "log.jsonl", "snapshots", "checkpoint", "generator.safetensors"}
     assert named == expected | {"record.json", "evaluation.json"}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
 def test_line_of_the_log_for_which_there_is_no_room():
     with pytest.raises(DiskFull) as error:
         append_log(Path("/dev/full"), {"step": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -11,19 +12,15 @@ from jupyter_client.manager import start_new_kernel
 from processes import wait_until
 from test_interruption import outcome
 
-from paperlib import paths, records
+from paperlib import paths
 from paperlib.training import train
 
-SLOW = """
-import time
+WAIT_IN_STEP_3 = """
+import sys
 from pathlib import Path
-from paperlib.algorithm1 import Algorithm1
-step = Algorithm1.step
-def slow(*inputs):
-    if not Path({fast!r}).exists():
-        time.sleep(0.1)
-    return step(*inputs)
-Algorithm1.step = slow
+sys.path.insert(0, {tests!r})
+from processes import wait_in_step
+wait_in_step(3, Path({folder!r}))
 """
 
 
@@ -31,7 +28,7 @@ def test_notebook_is_interrupted_and_goes_on_when_run_again(workspace, tiny_conf
     monkeypatch.setenv("PAPERLIB_DATA", str(paths.DATA))
     monkeypatch.setenv("PAPERLIB_RESULTS", str(paths.RESULTS))
     monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
-    config = changed(tiny_config, steps=25)
+    config = changed(tiny_config, steps=6)
     run = paths.runs("smoke") / config.name
     notebook = nbformat.read(paths.NOTEBOOKS / "02_train.ipynb", as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
@@ -42,28 +39,22 @@ def test_notebook_is_interrupted_and_goes_on_when_run_again(workspace, tiny_conf
     def execute(source: str, interrupt: bool = False) -> dict[str, Any]:
         message = client.execute(source)
         if interrupt:
-            wait_until(lambda: len(records.read_log(run)) >= 2)
+            wait_until(lambda: (workspace / "waiting").exists())
             manager.interrupt_kernel()
+            (workspace / "go").touch()
         while (reply := client.get_shell_msg(timeout=120))["parent_header"]["msg_id"] != message:
             pass
         return reply["content"]
 
     try:
         parameters, imports, data, *_ = code
-        for source in (
-            parameters,
-            values,
-            imports,
-            SLOW.format(fast=str(workspace / "fast")),
-            data,
-        ):
+        wait = WAIT_IN_STEP_3.format(tests=str(Path(__file__).parent), folder=str(workspace))
+        for source in (parameters, values, imports, wait, data):
             assert (reply := execute(source))["status"] == "ok", reply
         reply = execute(training_cell, interrupt=True)
         assert reply["ename"] == "KeyboardInterrupt"
-        assert reply["evalue"].endswith("run it again to go on")
-        (checkpoint,) = run.glob("checkpoint-*")
-        assert f"interrupted at step {int(checkpoint.name[11:19])};" in reply["evalue"]
-        (workspace / "fast").touch()
+        assert reply["evalue"].endswith("interrupted at step 3; run it again to go on")
+        assert [path.name[:19] for path in run.glob("checkpoint-*")] == ["checkpoint-00000003"]
         assert (reply := execute(training_cell))["status"] == "ok", reply
     finally:
         client.stop_channels()

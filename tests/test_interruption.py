@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 import torch
 import yaml
 from helpers import MeanAndSpread, changed
-from processes import finish, start, wait_until
+from processes import finish, start, wait_in_step, wait_until
 from safetensors.torch import load_file
 
 from paperlib import algorithm1, evaluation, files, paths, records, training
@@ -117,9 +118,8 @@ IN_TRAINING: dict[str, Callable[[], None]] = {
     "before a snapshot": lambda: die(training, "_save_snapshot"),
     "before the log is cut": lambda: die(records, "truncate_log"),
     "when the directory is taken over": lambda: die(records, "claim_directory", after=True),
-    "sometime": lambda: die_sometime(0.15),
-    "some other time": lambda: die_sometime(0.4),
 }
+SOMETIME = {f"after {s} s": functools.partial(die_sometime, s) for s in (0.05, 0.1, 0.15)}
 AT_THE_END: dict[str, Callable[[], None]] = {
     "before the averaged G is written": lambda: die(training, "_save_weights", of="r.safetensors"),
     "before the record": lambda: die(records, "write_json", of="record.json"),
@@ -132,7 +132,7 @@ def train_and_evaluate(config: RunConfig, run: Path, data: Path, fault: str | No
     paths.DATA = data
     evaluation.load_extractor = lambda device: MeanAndSpread()
     if fault:
-        (IN_TRAINING | AT_THE_END)[fault]()
+        (SOMETIME | IN_TRAINING | AT_THE_END)[fault]()
     train(config, run)
     evaluate_run(run)
 
@@ -141,13 +141,13 @@ def test_run_killed_again_and_again_ends_as_one_that_never_was(workspace, tiny_c
     config = changed(tiny_config, steps=STEPS, snapshots=2, checkpoint_seconds=1e-9)
     arguments = (paths.DATA, None)
     assert finish(start(train_and_evaluate, config, workspace / "whole" / "run", *arguments)) == 0
-    faults = random.Random(0).sample(list(IN_TRAINING), len(IN_TRAINING)) + list(AT_THE_END)
+    shuffled = random.Random(0).sample(list(IN_TRAINING), len(IN_TRAINING))
+    faults = [*SOMETIME, *shuffled, *AT_THE_END]
     assert len(faults) >= 20
     run = workspace / "parts" / "run"
     for fault in faults:
         status = finish(start(train_and_evaluate, config, run, paths.DATA, fault))
-        timed = fault.startswith("some")
-        assert status == (-signal.SIGALRM if timed else -signal.SIGKILL), fault
+        assert status == (-signal.SIGALRM if fault in SOMETIME else -signal.SIGKILL), fault
         assert not (run / "record.json").exists() or fault in AT_THE_END
     assert finish(start(train_and_evaluate, config, run, *arguments)) == 0
     assert outcome(run) == outcome(workspace / "whole" / "run")
@@ -195,15 +195,15 @@ def test_checkpoint_after_a_damaged_one_leaves_the_one_gone_on_from(workspace, t
         train(
             changed(config, checkpoint_seconds=1000.0),
             run,
-            on_log=interrupt_at(before_step(before) + 1),
+            on_log=interrupt_at(step_of(before) + 1),
         )
     kept = sorted(run.glob("checkpoint-*"), reverse=True)
     assert len(kept) == 2 and kept[1] == before and last not in kept
     kept[0].write_bytes(b"damaged, too")
-    assert records.load_checkpoint(run)["step"] == before_step(before)
+    assert records.load_checkpoint(run)["step"] == step_of(before)
 
 
-def before_step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
@@ -220,52 +220,60 @@ def interrupt_at(step: int):
     return on_log
 
 
-def train_slowly(data: Path, results: Path, work: Callable[..., Any], *arguments: Any) -> Any:
-    """``work`` with steps that take a while, until the file "fast" is there."""
-    paths.DATA, paths.RESULTS = data, results
-    step = algorithm1.Algorithm1.step
-
-    def slow(*inputs: Any) -> Any:
-        if not (results / "fast").exists():
-            time.sleep(0.1)
-        return step(*inputs)
-
-    algorithm1.Algorithm1.step = slow
+def in_workspace(workspace: Path, work: Callable[..., Any], *arguments: Any) -> Any:
+    """``work``, which waits in its third step."""
+    paths.DATA, paths.RESULTS = workspace / "data", workspace / "results"
+    wait_in_step(3, workspace)
     return work(*arguments)
+
+
+def send(number: int, process: Any, workspace: Path) -> int:
+    """Send a signal in the third step, then let it go on; the exit status."""
+    wait_until(lambda: (workspace / "waiting").exists())
+    os.kill(process.pid, number)
+    (workspace / "go").touch()
+    return finish(process)
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_ends_the_command_line_after_a_checkpoint(workspace, tiny_config, number, status):
-    config = changed(tiny_config, steps=25)
+    config = changed(tiny_config, steps=6)
     profile, output = workspace / "p.yaml", workspace / "output"
     profile.write_text(yaml.safe_dump(config.model_dump() | {"matrix": {"seed": [0]}}))
     run = paths.runs("p") / config.name
-    arguments = (paths.DATA, paths.RESULTS, main, ["train", str(profile)])
-    process = start(train_slowly, *arguments, output=output)
-    wait_until(lambda: len(records.read_log(run)) >= 2)
-    os.kill(process.pid, number)
-    assert finish(process) == status
-    (step,) = [before_step(path) for path in run.glob("checkpoint-*")]
-    log = [line["step"] for line in records.read_log(run)]
-    assert log == [*range(1, step + 1)] and 2 <= step < 25
+    arguments = (in_workspace, workspace, main, ["train", str(profile)])
+    assert send(number, start(*arguments, output=output), workspace) == status
+    assert [step_of(path) for path in run.glob("checkpoint-*")] == [3]  # that of the signal
+    assert [line["step"] for line in records.read_log(run)] == [1, 2, 3]
     said = [line for line in output.read_text().splitlines() if "interrupted" in line]
-    assert said == [f"{config.name}: interrupted at step {step}; run it again to go on"]
+    assert said == [f"{config.name}: interrupted at step 3; run it again to go on"]
     assert "Traceback" not in output.read_text() and not (run / "lock").exists()
 
-    (paths.RESULTS / "fast").touch()
-    assert finish(start(train_slowly, *arguments)) == 0
+    assert finish(start(*arguments)) == 0
     train(config, workspace / "whole")
     for name in ("log", "generator.safetensors", "checkpoint"):
         assert outcome(run)[name] == outcome(workspace / "whole")[name]
 
 
+@pytest.mark.parametrize("stop, status", [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_command_interrupted_elsewhere_says_how_to_go_on(
+    empty_workspace, monkeypatch, own_signal_handlers, capsys, stop, status
+):
+    def interrupted(run: Path) -> None:
+        raise stop
+
+    monkeypatch.setattr(evaluation, "evaluate_run", interrupted)
+    assert main(["evaluate", "smoke"]) == status
+    assert capsys.readouterr().out == "interrupted; run it again to go on\n"
+
+
 def test_script_that_knows_of_no_signals_is_terminated_after_a_checkpoint(workspace, tiny_config):
-    config, run = changed(tiny_config, steps=25), paths.RESULTS / "run"
-    process = start(train_slowly, paths.DATA, paths.RESULTS, train, config, run)
-    wait_until(lambda: len(records.read_log(run)) >= 2)
-    os.kill(process.pid, signal.SIGTERM)
-    assert finish(process) == -signal.SIGTERM  # as if nothing had held it
-    assert len([*run.glob("checkpoint-*")]) == 1 and not (run / "lock").exists()
+    run = workspace / "run"
+    process = start(in_workspace, workspace, train, tiny_config, run)
+    # as if nothing had held it
+    assert send(signal.SIGTERM, process, workspace) == -signal.SIGTERM
+    assert [step_of(path) for path in run.glob("checkpoint-*")] == [3]
+    assert not (run / "lock").exists()
 
 
 def test_signals_are_noted_and_raised_at_the_end(own_signal_handlers):
