@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: setup reproduce test lint bench clean
+.PHONY: setup reproduce test browser-test lint bench clean
 
 setup: $(READY)
 
@@ -31,6 +31,11 @@ reproduce: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# Notebook 09 in JupyterLab in Chromium; CHROMIUM=/path/to/it, or `playwright install chromium`.
+browser-test: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	PAPERLIB_BROWSER_TEST=1 $(BIN)/python -m pytest tests/browser
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,6 +43,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/explorer.py
 
 # What was computed stays in data/ and results/.
 clean:
