@@ -59,7 +59,7 @@ def main() -> None:
             "another mask": choose(explorer.mask_seed, list(range(TIMES + 1))),
             "a stroke": stroke,
             "another run": choose(explorer.run[0], list(explorer.runs)[:2]),
-            "other samples": lambda _: explorer.draw_samples(),
+            "new samples": lambda _: explorer.draw_samples(),
             "save the picture": lambda _: explorer.save(),
         }
         results = {name: milliseconds(act) for name, act in acts.items()}

@@ -156,7 +156,7 @@ def scores(answer: Answer, x: Tensor, m: Tensor) -> dict[str, float]:
     }
 
 
-def save(folder: Path, image: Image.Image, choices: Mapping[str, Any]) -> Path:
+def save_picture(folder: Path, image: Image.Image, choices: Mapping[str, Any]) -> Path:
     """Write the picture as PNG; what was chosen is in its name, and whole in its metadata.
 
     Args:

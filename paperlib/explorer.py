@@ -185,7 +185,7 @@ class Explorer:
         ]
         panels = dict(zip(titles, self.panels, strict=True))
         image = exploration.beside({self.image.value: exploration.sheet(seen, 1)} | panels)
-        self.saved = exploration.save(self.folder, image, self.choices())
+        self.saved = exploration.save_picture(self.folder, image, self.choices())
         self.message.value = f"saved {self.saved}"
 
     # The widgets
@@ -215,7 +215,7 @@ class Explorer:
         self.width = slider(whole, "brush", 4, 1, 9, 1)
         self.z = [slider(real, f"z, direction {i}", 0.0, -3.0, 3.0, 0.1) for i in (1, 2)]
         narrow = {"layout": {"width": "110px"}}
-        self.other_samples = widgets.Button(description="other samples", **narrow)
+        self.new_samples = widgets.Button(description="new samples", **narrow)
         self.save_picture = widgets.Button(description="save picture", **narrow)
         self.message = widgets.HTML()
         size = next(iter(self.images.values())).shape[-1]
@@ -224,8 +224,8 @@ class Explorer:
         self.complete = widgets.Image(format="png", layout={"width": SIDE, "height": SIDE})
         self.complete.add_class("paperlib-pixels")
         self.run = [
-            widgets.Dropdown(options=labels, value=labels[min(side, len(labels) - 1)])
-            for side in range(2)
+            widgets.Dropdown(options=labels, value=label, layout={"width": "235px"})
+            for label in (labels[0], labels[min(1, len(labels) - 1)])
         ]
         self.summary = [widgets.HTML() for _ in range(2)]
         self.picture = [widgets.Image(format="png", layout={"width": "404px"}) for _ in range(2)]
@@ -241,7 +241,7 @@ class Explorer:
         )
         hiding = [self.image, self.corruption, self.n, self.k, self.p, self.mask_seed]
         controls = column([*hiding, self.brush, self.width])
-        codes = row([*self.z, self.other_samples, self.save_picture], layout=WRAPPED)
+        codes = row([*self.z, self.new_samples, self.save_picture], layout=WRAPPED)
         sides = [
             column([row([run, summary]), picture], layout=apart)
             for run, summary, picture in zip(self.run, self.summary, self.picture, strict=True)
@@ -259,7 +259,7 @@ class Explorer:
         on_change(self.move, *self.z)
         for side, run in enumerate(self.run):
             on_change(lambda side=side: self.change_run(side), run)
-        self.other_samples.on_click(lambda _: self.draw_samples())
+        self.new_samples.on_click(lambda _: self.draw_samples())
         self.save_picture.on_click(lambda _: self.save())
         self.stroke: tuple[float, float] | None = None  # where the pointer was, while it is down
         self.canvas.on_mouse_down(self._begin_stroke)

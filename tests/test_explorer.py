@@ -131,7 +131,7 @@ def test_the_same_z_gives_the_same_sample(explorer):
     for side, answer in enumerate(explorer.answers):
         assert torch.allclose(answer.moved, before[side], atol=1e-6)  # drawn in another batch
         assert answer.samples is samples[side]  # the sliders leave them alone
-    explorer.other_samples.click()
+    explorer.new_samples.click()
     assert not torch.allclose(explorer.answers[1].samples, samples[1])
 
 

@@ -194,10 +194,10 @@ def test_only_the_side_of_the_other_run_changes(page, results):
     screenshot(page, "4-same-run-twice")
 
 
-def test_other_samples(page):
+def test_new_samples(page):
     dropdown(page, "corruption").select_option("one_patch")
     time.sleep(1)
     before = pictures(page)
-    page.click("button:has-text('other samples')")
+    page.click("button:has-text('new samples')")
     wait_for_other_pictures(page, before)
     screenshot(page, "5-one-patch")
