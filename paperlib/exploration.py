@@ -21,6 +21,7 @@ from skimage.draw import line
 from torch import Tensor
 
 from paperlib import paths, pretrained, records
+from paperlib.config import DataConfig
 from paperlib.models import Generator
 from paperlib.plots import to_picture
 from paperlib.records import write_atomically
@@ -56,9 +57,16 @@ def available_runs() -> dict[str, Path]:
     data = records.load_config(next(iter(found.values()))).data
     for record in sorted(paths.RESULTS.glob("*/runs/*/record.json")):
         run = record.parent
-        if (run / "generator.safetensors").is_file() and records.load_config(run).data == data:
+        if (run / "generator.safetensors").is_file() and _data_of(run) == data:
             found[run.relative_to(paths.RESULTS).as_posix().replace("/runs/", "/")] = run
     return found
+
+
+def _data_of(run: Path) -> DataConfig | None:
+    try:
+        return records.load_config(run).data
+    except records.RunError:  # of another version, or not whole: no reason not to open
+        return None
 
 
 def responses(G: Generator, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
@@ -120,11 +128,17 @@ def sheet(pictures: Mapping[str, np.ndarray], columns: int) -> Image.Image:
     pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(size=22)
     for k, (name, picture) in enumerate(pictures.items()):
         corner = k % columns * (TILE + GAP), k // columns * (TILE + CAPTION)
-        levels = Image.fromarray((picture * 255).round().astype(np.uint8))
-        drawn.paste(levels.resize((TILE, TILE), Image.Resampling.NEAREST), corner)
+        drawn.paste(
+            Image.fromarray(levels(picture)).resize((TILE, TILE), Image.Resampling.NEAREST), corner
+        )
         place = corner[0] + TILE // 2, corner[1] + TILE + 2
         pen.text(place, name, fill="black", font=font, anchor="ma")
     return drawn
+
+
+def levels(picture: np.ndarray) -> np.ndarray:
+    """8 bits from values in [0, 1]."""
+    return (picture * 255).round().astype(np.uint8)
 
 
 def beside(images: Mapping[str, Image.Image]) -> Image.Image:

@@ -122,6 +122,7 @@ class Explorer:
     def draw_mask(self) -> None:
         """Take the image and a mask drawn from the law, without what was painted."""
         self.x, self.painted = self.images[self.image.value], False
+        self.complete.value = _png(Image.fromarray(exploration.levels(to_picture(self.x))))
         self.m = torch.ones(1, self.size, self.size)
         if self.law:
             generator = seeds.generator("explorer", self.mask_seed.value)
@@ -258,7 +259,7 @@ class Explorer:
         on_change(self._take_preset, self.corruption)
         on_change(self.move, *self.z)
         for side, run in enumerate(self.run):
-            on_change(lambda side=side: self.change_run(side), run)
+            run.observe(lambda change, side=side: self._take_run(side, change.old), names="value")
         self.new_samples.on_click(lambda _: self.draw_samples())
         self.save_picture.on_click(lambda _: self.save())
         self.stroke: tuple[float, float] | None = None  # where the pointer was, while it is down
@@ -280,6 +281,13 @@ class Explorer:
         if self.stroke is not None:
             self.stroke = None
             self.observe()
+
+    def _take_run(self, side: int, before: str) -> None:
+        try:
+            self.change_run(side)
+        except records.RunError as error:  # damaged, or not whole
+            self.message.value = str(error)
+            self.run[side].value = before
 
     def _draw_once(self) -> None:
         if not self.taking_preset:  # which draws when all its parameters are set
@@ -304,10 +312,9 @@ class Explorer:
             control.layout.display = None if kind is owner else "none"
 
     def _show_observation(self) -> None:
-        levels = _levels(to_picture(self.x, self.m))  # (H, W, 3)
+        levels = exploration.levels(to_picture(self.x, self.m))  # (H, W, 3)
         opaque = np.full((*levels.shape[:2], 1), 255, np.uint8)
         self.canvas.put_image_data(np.concatenate([levels, opaque], axis=2))
-        self.complete.value = _png(Image.fromarray(_levels(to_picture(self.x))))
 
     def _show_answers(self) -> None:
         top = exploration.shared_scale(self.answers)
@@ -321,11 +328,6 @@ class Explorer:
             return "nothing is missing"
         scores = exploration.scores(answer, self.x, self.m)
         return ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
-
-
-def _levels(picture: np.ndarray) -> np.ndarray:
-    """8 bits from [0, 1]."""
-    return (picture * 255).round().astype(np.uint8)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -3,6 +3,8 @@
 ``tests/browser`` has the clicks.
 """
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,18 @@ def test_another_run_changes_its_side_alone(explorer):
     assert not torch.equal(explorer.answers[1].moved, right.moved)
 
 
+def test_a_damaged_run_is_named_and_not_taken(images, runs, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(runs["drop_pixel-both-seed0"], damaged)
+    (damaged / "generator.safetensors").write_bytes(b"")
+    explorer = Explorer(images, runs | {"damaged": damaged}, tmp_path)
+    before = explorer.answers[0].moved
+    explorer.run[0].value = "damaged"
+    assert explorer.run[0].value == "drop_pixel-base-seed0"
+    assert str(damaged) in explorer.message.value
+    assert torch.equal(explorer.answers[0].moved, before)
+
+
 def test_a_preset_has_the_paper_s_parameters_and_is_drawn_once(explorer, monkeypatch):
     drawn = []
     monkeypatch.setattr(explorer, "draw_mask", lambda: drawn.append(explorer.law))
@@ -199,7 +213,8 @@ def test_a_saved_picture_shows_the_observation(explorer):
 
 def test_every_trained_run_on_the_same_data_is_offered(empty_workspace, runs):
     source = runs["drop_pixel-both-seed0"]
-    for place, size in (("quick/runs/mine", 32), ("large/runs/other_data", 64)):
+    places = {"quick/runs/mine": 32, "large/runs/other_data": 64, "old/runs/unknown": '"?"'}
+    for place, size in places.items():
         run = paths.RESULTS / place
         run.mkdir(parents=True)
         for name in ("record.json", "generator.safetensors"):
