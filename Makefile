@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: setup reproduce test fuzz lint bench clean
+.PHONY: setup reproduce test fuzz browser-test lint bench clean
 
 setup: $(READY)
 
@@ -35,6 +35,11 @@ test: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz
 
+# Notebook 09 in JupyterLab in Chromium; CHROMIUM=/path/to/it, or `playwright install chromium`.
+browser-test: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	PAPERLIB_BROWSER_TEST=1 $(BIN)/python -m pytest tests/browser
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +49,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/explorer.py
 	$(BIN)/python benchmarks/table.py
 
 # What was computed stays in data/ and results/.

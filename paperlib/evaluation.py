@@ -19,11 +19,16 @@ from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.data import CompleteImages, Prepared, law_of, load_prepared
 from paperlib.features import extract, load_extractor
 from paperlib.locks import locked
-from paperlib.methods import plain_generator
 from paperlib.metrics import BATCH, METRICS_VERSION, distances, evaluate
 from paperlib.sampling import Reconstruct, sampler
 from paperlib.sources import DataError
-from paperlib.training import default_device, load_generator, snapshot_path, snapshot_steps
+from paperlib.training import (
+    default_device,
+    load_generator,
+    load_snapshot,
+    snapshot_path,
+    snapshot_steps,
+)
 
 
 class EvaluationProtocol:
@@ -137,18 +142,12 @@ def _course(
 ) -> list[dict[str, float]]:
     """Step, seconds of training, and metrics of each snapshot (one z an image) and of the end."""
     shown = (protocol.extractor.name, "mse_missing")
-    course, left = [], records.read_record(run / "record.json").get("files", {})
+    course = []
     for step in snapshot_steps(config):
-        path = snapshot_path(run, step)
-        if not path.is_file():
-            raise records.RunError(f"{path} is missing: delete {run} and train it again")
-        if left.get(path.relative_to(run).as_posix()) not in (None, records.file_checksum(path)):
-            raise records.RunError(f"{path} was altered: delete {run} and train it again")
-        with safe_open(path, "pt") as file:
+        G = load_snapshot(run, step, device)
+        with safe_open(snapshot_path(run, step), "pt") as file:
             then = float(file.metadata()["seconds"])
-        G = plain_generator(config)
-        G.load_state_dict(load_file(path))
-        reconstruct = sampler(G.to(device), 2, config.evaluation_seed)
+        reconstruct = sampler(G, 2, config.evaluation_seed)
         measured = protocol.measure(reconstruct, f"{config.name}, step {step}")
         course.append({"step": step, "seconds": then} | {k: measured[k]["value"] for k in shown})
     end = {k: final[k]["value"] for k in shown}

@@ -316,6 +316,19 @@ def load_generator(
     return G.to(device)
 
 
+def load_snapshot(run: Path, step: int, device: torch.device | str = "cpu") -> Generator:
+    """The averaged generator as it was after ``step`` updates; RunError where it is not that."""
+    path = snapshot_path(run, step)
+    if not path.is_file():
+        raise records.RunError(f"{path} is missing: delete {run} and train it again")
+    vouched = records.read_record(run / "record.json").get("files", {})
+    if vouched.get(path.relative_to(run).as_posix()) not in (None, records.file_checksum(path)):
+        raise records.RunError(f"{path} was altered: delete {run} and train it again")
+    G = plain_generator(records.load_config(run))
+    G.load_state_dict(load_file(path))
+    return G.to(device)
+
+
 class RunningAverage:
     """Exponential moving average of a generator's effective weights and BatchNorm statistics.
 
