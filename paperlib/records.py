@@ -24,7 +24,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,15 @@ def _environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with "-dirty" where tracked files differ; None outside git."""
-    command = ["git", "-C", str(paths.ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    """The commit of the code, with "-dirty" where tracked files differ; None if it is not known.
+
+    A wheel says which commit it was built from where pip did so ("pip install git+...", PEP 610);
+    the current folder may be somebody else's repository and is not asked.
+    """
+    if paths.CHECKOUT is None:
+        origin = json.loads(distribution("paperlib").read_text("direct_url.json") or "{}")
+        return origin.get("vcs_info", {}).get("commit_id")
+    command = ["git", "-C", str(paths.CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40"]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.strip() or None
 
