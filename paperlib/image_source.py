@@ -29,6 +29,7 @@ class Source:
     image is.
     """
 
+    HOW_TO_GET_IT = "set source: to its file or folder"  # said where no source is given
     crop: str  # how an image becomes size x size, for the manifest
     masked = False  # True: ``read`` gives the image and what of it was observed, (size, size) bool
 

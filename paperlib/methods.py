@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paperlib.acceleration import Acceleration
 from paperlib.algorithm1 import Algorithm1, build_generator
 from paperlib.baselines import MisGAN, Paired, Unpaired, build_data_generator
-from paperlib.config import RunConfig
+from paperlib.config import METHOD_NAMES, RunConfig
 from paperlib.data import Batches
 
 
@@ -42,6 +42,18 @@ BASELINES = ("unpaired", "paired", "misgan")
 
 GENERATORS = {"generator": ("G", build_generator), "data_generator": ("G_x", build_data_generator)}
 """What is averaged, kept and evaluated: file name -> (network, what builds it)."""
+
+
+def register(name: str, method: type[Method]) -> None:
+    """Let configurations name a method of your own; a subclass of Algorithm1 starts as ``base``.
+
+    Raises:
+        ValueError: there is a method of this name.
+    """
+    if name in METHODS:
+        raise ValueError(f"there is a method {name!r} already: choose another name")
+    METHODS[name] = method
+    METHOD_NAMES.append(name)
 
 
 def build_method(config: RunConfig, device: torch.device | str = "cpu") -> Method:
