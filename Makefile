@@ -34,6 +34,8 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+	$(BIN)/mypy
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py
@@ -44,5 +46,5 @@ bench: $(READY)
 
 # What was computed stays in data/ and results/.
 clean:
-	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
