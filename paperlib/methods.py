@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paperlib.acceleration import Acceleration
 from paperlib.algorithm1 import Algorithm1, build_generator
@@ -22,6 +22,8 @@ class Method(Protocol):
     nets: Any  # a dataclass of its networks; G is the one that fills in
     batches_per_step: int
     acceleration: Acceleration  # how it computes it
+
+    def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None: ...
 
     def step(
         self, batches: Iterator[tuple[Tensor, ...]], generator: torch.Generator
@@ -66,7 +68,7 @@ def optimizers(method: Method) -> dict[str, torch.optim.Optimizer]:
     return {k: v for k, v in vars(method).items() if isinstance(v, torch.optim.Optimizer)}
 
 
-def plain_generator(config: RunConfig, name: str = "generator") -> nn.Module:
+def plain_generator(config: RunConfig, name: str = "generator") -> Any:
     """A generator that holds normalised weights themselves, in evaluation mode, on the CPU."""
     net = GENERATORS[name][1](config, spectral=False)
     return net.to(memory_format=torch.channels_last).requires_grad_(False).eval()

@@ -44,7 +44,7 @@ class RunError(RuntimeError):
     """A run directory that cannot be used; the message names it and says what to do."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -57,10 +57,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         draft.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda draft: draft.write_text(text))
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
-    text = json.dumps(values, indent=1, allow_nan=True) + "\n"
-    write_atomically(path, lambda draft: draft.write_text(text))
+    write_text(path, json.dumps(values, indent=1, allow_nan=True) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -210,7 +214,7 @@ def truncate_log(path: Path, step: int) -> None:
         except (json.JSONDecodeError, KeyError):
             break
         kept.append(line)
-    write_atomically(path, lambda draft: draft.write_text("".join(f"{k}\n" for k in kept)))
+    write_text(path, "".join(f"{k}\n" for k in kept))
 
 
 def append_log(path: Path, values: dict[str, Any]) -> None:

@@ -85,13 +85,13 @@ def load_evaluations(profile: str) -> pd.DataFrame:
             row = config.row.replace("misgan", "ambientgan")
             add(config.corruption, row, config.seed, record["data_generator"])
     name = Path(profile).stem
-    for config in evaluation_configs(profile):
+    for measured_on in evaluation_configs(profile):
         for reference in REFERENCES:
-            path = paths.references(name) / f"{config.corruption}-{reference}.json"
+            path = paths.references(name) / f"{measured_on.corruption}-{reference}.json"
             if path.is_file():
-                record = _of_configuration(path, config)
-                add(config.corruption, reference, 0, record["metrics"])
-        for path in sorted(paths.peers(name).glob(f"{config.corruption}-*.json")):
+                record = _of_configuration(path, measured_on)
+                add(measured_on.corruption, reference, 0, record["metrics"])
+        for path in sorted(paths.peers(name).glob(f"{measured_on.corruption}-*.json")):
             record = _of_configuration(path, config)
             add(config.corruption, record["peer"], record["seed"], record["metrics"])
     columns = ["corruption", "method", "seed", "metric", "value", "low", "high", "images"]
@@ -276,9 +276,7 @@ def _write_table(
     )
     written = {".md": markdown + note + "\n", ".tex": latex + f"% {note}\n"}
     for suffix, text in written.items():
-        records.write_atomically(
-            target.with_suffix(suffix), lambda d, text=text: d.write_text(text)
-        )
+        records.write_text(target.with_suffix(suffix), text)
     return [target, *(target.with_suffix(suffix) for suffix in written)]
 
 

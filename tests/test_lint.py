@@ -51,3 +51,10 @@ def test_stripping_keeps_the_parameters_tag_the_ids_and_outputs_marked_to_be_kep
     stripped, before = (nbformat.read(p, as_version=4).cells for p in (path, before))
     assert [len(cell.outputs) for cell in stripped] == [0, 1, 1]
     assert [(c.id, c.metadata) for c in stripped] == [(c.id, c.metadata) for c in before]
+
+
+def test_the_library_s_types_are_right():
+    pytest.importorskip("mypy")
+    command = [sys.executable, "-m", "mypy"]
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
