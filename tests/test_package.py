@@ -52,8 +52,8 @@ def test_the_wheel_has_the_library_its_profiles_and_nothing_else(built):
 
 
 def test_the_sdist_has_what_the_repository_is_run_by(built):
-    folders = ("configs", "notebooks", "tests", "benchmarks", "profiles", "paperlib")
-    suffixes = (".py", ".ipynb", ".yaml")
+    folders = ("configs", "docs", "notebooks", "tests", "benchmarks", "profiles", "paperlib")
+    suffixes = (".py", ".ipynb", ".yaml", ".md", ".json", ".png")
     needed = {
         path.relative_to(paths.ROOT).as_posix()
         for folder in folders
