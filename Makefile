@@ -43,6 +43,8 @@ browser-test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+	$(BIN)/mypy
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py
@@ -54,5 +56,5 @@ bench: $(READY)
 
 # What was computed stays in data/ and results/.
 clean:
-	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -221,7 +221,7 @@ def _run(options: argparse.Namespace) -> None:
             from paperlib.data import prepare
             from paperlib.training import train
 
-            distributed.first(lambda data=run.data: bool(prepare(data)))
+            distributed.first(lambda: bool(prepare(run.data)))  # noqa: B023, called at once
             train(run, folder, on_nan=options.on_nan)
         else:
             from paperlib.evaluation import evaluate_run

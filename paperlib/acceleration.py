@@ -53,7 +53,7 @@ class Acceleration:
 
         ``compilable`` is False for one that is differentiated twice, which torch.compile cannot.
         """
-        net.to(self.device, memory_format=torch.channels_last)
+        net.to(self.device).to(memory_format=torch.channels_last)
         if self.precision == "bfloat16":
             compute_in_bfloat16(net, self.device.type)
         if self.compile and compilable:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from torch.nn.utils import parametrize
 from paperlib import acceleration, distributed
 from paperlib.config import RunConfig
 from paperlib.corruption import MaskLaw, composite, corrupt
-from paperlib.data import Observations, law_of
+from paperlib.data import Batches, Observations, law_of
 from paperlib.losses import (
     ADVERSARIAL,
     Latent,
@@ -51,9 +52,9 @@ MASKS_SHOWN = {"observation": 0, "own_mask": 1, "both_masks": 2}
 class Networks:
     """G, D and E of a run."""
 
-    G: Generator
-    D: Discriminator
-    E: Encoder
+    G: nn.Module
+    D: nn.Module
+    E: nn.Module
 
 
 def build_generator(config: RunConfig, spectral: bool = True) -> Generator:
@@ -167,7 +168,8 @@ def shown_to_discriminator(image: Tensor, mask: Tensor, filled: Tensor | None, s
     Returns:
         (B, C + 0, 1 or 2, H, W).
     """
-    return torch.cat([image, mask, filled][: 1 + MASKS_SHOWN[sees]], dim=1)
+    layers = [image, mask] if filled is None else [image, mask, filled]
+    return torch.cat(layers[: 1 + MASKS_SHOWN[sees]], dim=1)
 
 
 def discriminator_loss(
@@ -194,7 +196,7 @@ def generator_loss(D: nn.Module, p: Pass, config: RunConfig) -> tuple[Tensor, di
     # Line 13
     terms = {"adv_y_tilde": adv.generator(d_tilde)}
     loss = terms["adv_y_tilde"]
-    if p.y_hat is not None:
+    if p.y_hat is not None and p.z_enc is not None:
         # Line 14; in Algorithm 1 lambda_y weighs the error alone, in equation 8 all of L_y
         terms["adv_y_hat"] = adv.generator(d_hat[0])
         terms["error_y"] = observation_error(p.y_hat, p.y, p.m, config.norm)
@@ -213,7 +215,7 @@ def generator_loss(D: nn.Module, p: Pass, config: RunConfig) -> tuple[Tensor, di
 class Algorithm1:
     """The networks, their optimisers, and one iteration of the loop (lines 2 to 15)."""
 
-    data_set = Observations  # no complete image is ever seen
+    data_set: ClassVar[type[Batches]] = Observations  # no complete image is ever seen
 
     def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
@@ -231,17 +233,19 @@ class Algorithm1:
         self.optimizer_d = adam(self.nets.D.parameters(), config.lr_d, betas)
         self.optimizer_g = adam(g_and_e, config.lr_g, betas)
 
-    # What the supervised variants of Table 2 (``baselines``) put in the place of lines 3 to 15
+    # What the supervised variants of Table 2 (``baselines``) put in the place of lines 3 to 15;
+    # what forward computes is a Pass here, and theirs there
 
     build_networks = staticmethod(build_networks)
 
-    def forward(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Pass:
-        return forward(self.nets, *batch, self.p_m, generator, self.config)
+    def forward(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Any:
+        y, m = batch
+        return forward(self.nets, y, m, self.p_m, generator, self.config)
 
-    def discriminator_loss(self, p: Pass) -> tuple[Tensor, dict[str, Tensor]]:
+    def discriminator_loss(self, p: Any) -> tuple[Tensor, dict[str, Tensor]]:
         return discriminator_loss(self.nets.D, p, self.config)
 
-    def generator_loss(self, p: Pass) -> tuple[Tensor, dict[str, Tensor]]:
+    def generator_loss(self, p: Any) -> tuple[Tensor, dict[str, Tensor]]:
         return generator_loss(self.nets.D, p, self.config)
 
     def step(

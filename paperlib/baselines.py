@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from paperlib.algorithm1 import (
 from paperlib.config import RunConfig
 from paperlib.corruption import composite, corrupt
 from paperlib.data import (
+    Batches,
     Observations,
     PairedCompleteImages,
     UnpairedCompleteImages,
@@ -54,7 +57,7 @@ class Unpaired(Algorithm1):
     G descends  adv(D(x~))
     """
 
-    data_set = UnpairedCompleteImages
+    data_set: ClassVar[type[Batches]] = UnpairedCompleteImages
 
     def forward(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Supervised:
         y, m, x = batch
@@ -89,7 +92,7 @@ class Paired(Unpaired):
     The squared error is a mean over missing entries, the only ones that can be wrong.
     """
 
-    data_set = PairedCompleteImages
+    data_set: ClassVar[type[Batches]] = PairedCompleteImages
 
     @staticmethod
     def build_networks(config: RunConfig) -> Networks:
@@ -166,21 +169,25 @@ class MisGAN:
     the paper of MisGAN says. G_x by itself is AmbientGAN.
     """
 
-    data_set = Observations
+    data_set: ClassVar[type[Batches]] = Observations
+    optimizer_g: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    optimizer_g_x: torch.optim.Optimizer
+    optimizer_d_x: torch.optim.Optimizer
 
     def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
         c = self.config = config
         self.batches_per_step = c.critic_steps
         self.p_m = law_of(c)
         # no spectral normalisation in the critics: the gradient penalty holds them
-        critic = {"patch": c.patch, "attention": c.attention, "spectral": False}
+        critic = partial(Discriminator, c.size, c.d_channels, c.patch, c.attention, spectral=False)
         d_x_sees = c.bands + min(MASKS_SHOWN[c.sees], 1)
         d_sees = c.bands + (c.sees == "both_masks")
         self.nets = MisGANNetworks(
             G=build_generator(c),
-            D=Discriminator(c.size, c.d_channels, c_in=d_sees, **critic),
+            D=critic(c_in=d_sees),
             G_x=build_data_generator(c),
-            D_x=Discriminator(c.size, c.d_channels, c_in=d_x_sees, **critic),
+            D_x=critic(c_in=d_x_sees),
         )
         self.acceleration = acceleration.choose(c, device)
         for name, net in vars(self.nets).items():

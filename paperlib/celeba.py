@@ -99,8 +99,8 @@ class CelebA(Source):
         if side < self.size:
             raise ValueError(f"its {side} px crop is smaller than the {self.size} px asked for")
         left, top = (width - side) // 2, (height - side) // 2
-        image = image.convert("RGB").crop((left, top, left + side, top + side))
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BOX))
+        square = image.convert("RGB").crop((left, top, left + side, top + side))
+        return np.asarray(square.resize((self.size, self.size), Image.Resampling.BOX))
 
     def _unpacked(self, name: str) -> bytes:
         if (length := self._archive.getinfo(name).file_size) > MAX_BYTES:
@@ -126,7 +126,8 @@ class CelebA(Source):
         Raises:
             DataError: a line is malformed, or the list lacks one of the images.
         """
-        path, listed = self._partition, {}
+        assert self._partition is not None  # it was opened as official
+        path, listed = self._partition, dict[str, str]()
         with path.open(encoding="utf-8-sig", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():

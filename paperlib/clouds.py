@@ -8,6 +8,7 @@ tiles cannot know what is under a cloud larger than a tile.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def write_cloudy_scenes(
         picture = np.where(seen[..., None], marble.read(str(name)), 0)
         alpha = np.where(seen, 255, 0)[..., None]
         image = Image.fromarray(np.concatenate([picture, alpha], axis=2).astype(np.uint8))
-        records.write_atomically(part / f"{name}.png", lambda d, i=image: i.save(d, format="PNG"))
+        records.write_atomically(part / f"{name}.png", partial(image.save, format="PNG"))
         progress.update()
     progress.close()
     records.write_json(done, about)

@@ -21,6 +21,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,7 @@ from torch import Tensor
 from paperlib import paths, seeds
 from paperlib.acceleration import keeps_resident, to_device
 from paperlib.config import DataConfig, EvaluationConfig
-from paperlib.corruption import MaskLaw, ObservedMasks, corrupt, mask_law
+from paperlib.corruption import ComputedMasks, MaskLaw, ObservedMasks, corrupt, mask_law
 from paperlib.files import folder_atomically
 from paperlib.image_source import NothingObserved
 from paperlib.names import Names
@@ -51,6 +52,10 @@ REGION = 12  # tiles a side of the regions that Blue Marble is split by
 NEEDED = {"request", "count", "checksum", "failed"}  # in a manifest
 ALL = slice(None)
 SHOWN = 20  # images left out that are printed; the manifest has them all
+
+
+Decoded = np.ndarray | tuple[np.ndarray, np.ndarray] | str | None
+"""An image, with what of it was observed where it is incomplete; what is wrong; or nothing seen."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,8 @@ def _prepare(
             splits = _split_officially(config, partition[kept])
         else:
             splits = _split(config, source, ids)
-        np.savez(draft / "splits.npz", **splits)
+        # NumPy's stub takes the arrays for its one keyword, allow_pickle
+        np.savez(draft / "splits.npz", **splits)  # type: ignore[arg-type]
         numbers = np.fromiter((seeds.fold("image", i) for i in ids), np.int64, count)
         np.save(draft / "mask_ids.npy", numbers)
         manifest = {
@@ -225,7 +231,7 @@ def _decode_all(
         DataError: more than the share ``tolerated`` of all images fail; or an id is no line.
     """
 
-    def read(image_id: str) -> np.ndarray | str | None:
+    def read(image_id: str) -> Decoded:
         try:
             return source.read(image_id)
         except NothingObserved:
@@ -233,13 +239,13 @@ def _decode_all(
         except Exception as error:  # decoders raise nearly anything on damaged files
             return " ".join(str(error).split()) or type(error).__name__
 
-    def read_several(image_ids: list[str]) -> list[np.ndarray | str | None]:
+    def read_several(image_ids: list[str]) -> list[Decoded]:
         return [read(image_id) for image_id in image_ids]
 
     names, count, failed = source.ids, 0, {}
     total = len(names)
     shape = (config.size, config.size, config.bands)
-    window = max(1, min(1024, 2**27 // np.prod(shape)))  # images that may wait to be written
+    window = max(1, min(1024, 2**27 // math.prod(shape)))  # images that may wait to be written
     workers = workers or os.cpu_count() or 1
     # Handed to a thread at once, for each hand-over costs; and tiles of one file stay together
     several = max(1, min(8, window // (4 * workers)))
@@ -262,7 +268,7 @@ def _decode_all(
                 elif isinstance(image, str):
                     failed[image_id] = image
                 else:
-                    if source.masked:
+                    if isinstance(image, tuple):  # of a masked source
                         image, observed = image
                         masks.write(observed.tobytes())
                     images.write(image.tobytes())
@@ -356,7 +362,7 @@ def _split(config: DataConfig, source: Source, ids: Names) -> dict[str, np.ndarr
             f"none of {len(ids)} images for training"
         )
     if config.split == "region" or (config.split == "auto" and isinstance(source, BlueMarble)):
-        return _split_by_region(list(ids), *counts, config.split_seed)
+        return _split_by_region(list(ids), counts[0], counts[1], config.split_seed)
     order = np.arange(len(ids))
     if config.split != "file":
         order = np.random.default_rng(config.split_seed).permutation(len(ids))
@@ -473,7 +479,7 @@ class Batches:
 
         Batch k is a pure function of (seed, k), so that training resumes where it stopped.
         """
-        order = {}  # epoch -> permutation; a batch may span two
+        order: dict[int, np.ndarray] = {}  # epoch -> permutation; a batch may span two
 
         def row(position: int) -> int:
             epoch, place = divmod(position, len(self))
@@ -542,7 +548,7 @@ class CompleteImages:
         self._rows = data.indices(split)
         masks = data.masks()
         self._incomplete = masks is not None
-        self._arrays = [data.images(), masks if self._incomplete else data.mask_ids()]
+        self._arrays = [data.images(), data.mask_ids() if masks is None else masks]
         self._law, self._mask_seed, self._device = law, mask_seed, device
         self.nbytes = len(self) * sum(array[0].nbytes for array in self._arrays)
         self.resident = keeps_resident(resident, self.nbytes, device)
@@ -558,6 +564,7 @@ class CompleteImages:
         x = (levels.float() / 127.5 - 1).permute(0, 3, 1, 2)  # channels_last already
         if self._incomplete:  # x is 0 where m is
             return x, masks.float().unsqueeze(1)
+        assert isinstance(self._law, ComputedMasks)  # ObservedMasks come with stored masks
         return x, self._law.for_ids(masks, x.shape[-1], self._mask_seed, self._device)
 
     def _read(self, rows: np.ndarray) -> list[Tensor]:

@@ -77,8 +77,8 @@ def first(make: Callable[[], T]) -> T:
     if rank() == 0:
         try:
             box = [(make(), None)]
-        except Exception as error:
-            box = [(None, error)]
+        except Exception as fault:
+            box = [(None, fault)]
     dist.broadcast_object_list(box)
     value, error = box[0]
     if error is not None:
@@ -176,6 +176,9 @@ class JointBatchNorm(nn.BatchNorm2d):
         centred = x - average[:, None, None]
         variance = mean(centred.square().mean(over))  # (C,)
         n = count() * x.numel() // x.shape[1]
+        # BatchNorm2d leaves out what it was told not to track; ``join_norms`` takes whole ones
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        assert self.running_mean is not None and self.running_var is not None
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(average, self.momentum)

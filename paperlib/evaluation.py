@@ -155,7 +155,7 @@ def _course(
 
 
 @torch.inference_mode()
-def _generated(G_x: nn.Module, protocol: EvaluationProtocol, config: RunConfig) -> Tensor:
+def _generated(G_x: Any, protocol: EvaluationProtocol, config: RunConfig) -> Tensor:
     """As many images of MisGAN's data generator as are evaluated, (count, 3, H, W)."""
     generator = seeds.generator(config.evaluation_seed, "code")
     codes = torch.randn(protocol.count, G_x.nz, generator=generator)

@@ -18,7 +18,14 @@ INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 BATCH = 100  # images per forward pass
 
 
-class EfficientNetLite0(nn.Module):
+class Extractor(nn.Module):
+    """What distances are measured on: images to features."""
+
+    name: str  # of the Frechet distance on them
+    num_features: int
+
+
+class EfficientNetLite0(Extractor):
     """Pooled last features (1280) of EfficientNet-Lite0, trained on ImageNet."""
 
     name = "FD-efflite0"
@@ -43,7 +50,7 @@ class EfficientNetLite0(nn.Module):
         return self.net.extract_features(x).mean(dim=(2, 3))
 
 
-class Inception(nn.Module):
+class Inception(Extractor):
     """Inception-v3's 2048 pooled features with the weights of the standard FID."""
 
     name = "FID"
@@ -73,7 +80,7 @@ def inception_weights() -> Path | None:
     return next((f / INCEPTION_WEIGHTS for f in folders if (f / INCEPTION_WEIGHTS).is_file()), None)
 
 
-def load_extractor(device: torch.device | str = "cpu") -> EfficientNetLite0 | Inception:
+def load_extractor(device: torch.device | str = "cpu") -> Extractor:
     """The standard Inception where its weights are on disk, else EfficientNet-Lite0."""
     weights = inception_weights()
     extractor = Inception(weights) if weights else EfficientNetLite0()

@@ -231,7 +231,7 @@ def record_name(config: RunConfig, data: FieldData) -> str:
     )
 
 
-def load_field_generator(record: dict[str, Any], folder: Path) -> DenseGenerator:
+def load_field_generator(record: dict[str, Any], folder: Path) -> Any:
     """The averaged G of a record that ``train_all`` left in ``folder``."""
     config, data = RunConfig.parse(record["config"]), FieldData(**record["field"])
     G = build_dense_networks(config).G.eval()

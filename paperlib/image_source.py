@@ -6,10 +6,10 @@ import hashlib
 import threading
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # of an image, where the configuration gives no max_pixels
 
@@ -29,16 +29,26 @@ class Source:
     image is.
     """
 
+    HOW_TO_GET_IT = "set source: to its file or folder"  # said where no source is given
     crop: str  # how an image becomes size x size, for the manifest
     masked = False  # True: ``read`` gives the image and what of it was observed, (size, size) bool
+
+    def __init__(self, size: int, path: Path, max_pixels: int, **options: Any) -> None:
+        """How ``sources.FROM_FILES`` opens one; ``max_pixels``: images of more are refused."""
+        raise NotImplementedError
 
     @property
     def ids(self) -> Collection[str]:
         """All ids, in an order that depends on the source alone."""
         raise NotImplementedError
 
-    def read(self, image_id: str) -> np.ndarray:
+    def read(self, image_id: str) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """The image as uint8 (size, size, 3). Called by several threads at once."""
+        raise NotImplementedError
+
+    @property
+    def limits(self) -> list[list[float]]:
+        """Where ``masked``: the values of each band that stand for -1 and 1."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -57,7 +67,8 @@ class _PillowsLimitOff:
     """Pillow's own limit of pixels is off while any thread is within, and then as it was."""
 
     def __init__(self) -> None:
-        self._lock, self._within, self._limit = threading.Lock(), 0, None
+        self._lock, self._within = threading.Lock(), 0
+        self._limit: int | None = None
 
     def __enter__(self) -> None:
         with self._lock:
@@ -75,7 +86,7 @@ class _PillowsLimitOff:
 _LIMIT_OFF = _PillowsLimitOff()
 
 
-def open_image(file: Path | IO[bytes], max_pixels: float) -> Image.Image:
+def open_image(file: Path | IO[bytes], max_pixels: float) -> ImageFile.ImageFile:
     """An image of which only the header is read: its pixels are decoded when they are asked for.
 
     ``max_pixels`` takes the place of Pillow's own limit, be it lower or higher.

@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFile
 
 from paperlib.image_source import MAX_PIXELS, DataError, open_image
 
@@ -145,7 +145,7 @@ def _mapped(path: Path) -> np.ndarray:
         raise
 
 
-def _pixels(path: Path, image: Image.Image) -> np.ndarray:
+def _pixels(path: Path, image: ImageFile.ImageFile) -> np.ndarray:
     """(H, W) or (H, W, C) as stored; the last of 2 or 4 channels is alpha."""
     if _deep(image) and image.mode != "I;16":
         return _decode_16_bits(path, image)  # which Pillow would bring down to 8
@@ -164,13 +164,13 @@ def _pixels(path: Path, image: Image.Image) -> np.ndarray:
     return np.dstack([array, alpha.astype(array.dtype)])
 
 
-def _refuse_several(image: Image.Image) -> None:
+def _refuse_several(image: ImageFile.ImageFile) -> None:
     """ValueError for animations; a camera's JPEG may hold a second, smaller picture (MPO)."""
     if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
         raise ValueError(f"an animation of {frames} pictures: save each as a file")
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: ImageFile.ImageFile) -> int:
     """EXIF's, 1 to 8, from the header alone."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # Pillow would decode the pixels to look behind them
@@ -193,7 +193,7 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 def _decode_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
     with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
+        page = file.pages.first
         _check_size((page.imagelength, page.imagewidth), max_pixels)
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             raise ValueError("a TIFF with a palette: save it as grey or RGB")
@@ -207,11 +207,11 @@ def _decode_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | 
             if "imagecodecs" not in str(error):
                 raise
             raise ValueError(
-                f"a TIFF compressed by {page.compression.name}: run 'pip install imagecodecs', or "
+                f"a TIFF compressed by {tifffile.COMPRESSION(page.compression).name}: run 'pip install imagecodecs', or "
                 "save it uncompressed"
             ) from None
         planar = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3
-        colours = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+        colours: tuple[int, ...] = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
         extra = page.extrasamples if page.photometric in colours else ()
         turned = _tiff_orientation(page)
     array = _upright(np.moveaxis(array, 0, 2) if planar else array, turned)
@@ -225,7 +225,7 @@ def _tiff_orientation(page: tifffile.TiffPage) -> int:
     return int(tag.value) if tag else 1
 
 
-def _decode_16_bits(path: Path, image: Image.Image) -> np.ndarray:
+def _decode_16_bits(path: Path, image: ImageFile.ImageFile) -> np.ndarray:
     """(H, W, 2, 3 or 4) uint16 from a PNG, in the order R, G, B, A."""
     array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)  # also as turned
     if array is None or array.dtype != np.uint16 or array.ndim != 3:
@@ -247,8 +247,10 @@ def image_header(path: Path) -> tuple[tuple[int, int], np.dtype]:
             return array.shape[:2], array.dtype
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
-                page = file.pages[0]
+                page = file.pages.first
                 shape = page.imagelength, page.imagewidth
+                if page.dtype is None:
+                    raise ValueError("values of an unknown type")
                 return _turned(shape, _tiff_orientation(page)), page.dtype
         with open_image(path, math.inf) as image:
             shape = _turned((image.height, image.width), _orientation(image))
@@ -261,7 +263,7 @@ def _turned(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
     return shape[::-1] if orientation in (5, 6, 7, 8) else shape
 
 
-def _deep(image: Image.Image) -> bool:
+def _deep(image: ImageFile.ImageFile) -> bool:
     """Whether the file has 16 bits a channel, which Pillow's mode need not say."""
     return any(";16" in str(tile.args) for tile in image.tile)
 
@@ -331,8 +333,8 @@ def write_image(path: Path, values: np.ndarray) -> None:
             np.save(file, array)
     elif suffix in (".tif", ".tiff"):
         photometric = "rgb" if values.shape[2] == 3 else "minisblack"
-        planes = {} if array.ndim == 2 else {"planarconfig": "contig"}
-        tifffile.imwrite(path, array, photometric=photometric, **planes)
+        planes = None if array.ndim == 2 else "contig"
+        tifffile.imwrite(path, array, photometric=photometric, planarconfig=planes)
     elif values.dtype == np.uint16 and values.shape[2] == 3:  # which Pillow cannot write
         done, content = cv2.imencode(".png", np.ascontiguousarray(values[..., ::-1]))
         if not done:

@@ -65,7 +65,8 @@ class IncompleteFolder(Source):
             "resize": f"shorter side to {self.size} by area averaging of what was observed, centre",
         }[config.fit]
         self._read = functools.lru_cache(DECODED)(self._read_file)
-        self._finding, self._limits = threading.Lock(), None
+        self._finding = threading.Lock()
+        self._limits: np.ndarray | None = None
 
     @cached_property
     def files(self) -> list[Path]:

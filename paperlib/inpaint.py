@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,8 @@ def inpaint(
             shown = {"observed": _thumbnail(_seen(image))}
             for label, values in results:
                 file = target.with_name(f"{path.stem}-{label}{target.suffix}")
-                records.write_atomically(file, lambda d, v=values, s=target.suffix: _write(d, v, s))
+                write = partial(_write, values=values, suffix=target.suffix)
+                records.write_atomically(file, write)
                 shown[label] = _thumbnail(values)
             taken.add(target)
             if image.observed.all():

@@ -28,7 +28,8 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
             opening = re.match(r"\s*\[", text)
             at = opening.end() if opening else 0
             while opening:
-                at = re.compile(r"[\s,]*").match(text, at).end()
+                if between := re.compile(r"[\s,]*").match(text, at):
+                    at = between.end()
                 if text.startswith("]", at):
                     return
                 try:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paperlib.acceleration import Acceleration
 from paperlib.algorithm1 import Algorithm1, build_generator
 from paperlib.baselines import MisGAN, Paired, Unpaired, build_data_generator
-from paperlib.config import RunConfig
+from paperlib.config import METHOD_NAMES, RunConfig
 from paperlib.data import Batches
 
 
@@ -22,6 +22,8 @@ class Method(Protocol):
     nets: Any  # a dataclass of its networks; G is the one that fills in
     batches_per_step: int
     acceleration: Acceleration  # how it computes it
+
+    def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None: ...
 
     def step(
         self, batches: Iterator[tuple[Tensor, ...]], generator: torch.Generator
@@ -44,6 +46,18 @@ GENERATORS = {"generator": ("G", build_generator), "data_generator": ("G_x", bui
 """What is averaged, kept and evaluated: file name -> (network, what builds it)."""
 
 
+def register(name: str, method: type[Method]) -> None:
+    """Let configurations name a method of your own; a subclass of Algorithm1 starts as ``base``.
+
+    Raises:
+        ValueError: there is a method of this name.
+    """
+    if name in METHODS:
+        raise ValueError(f"there is a method {name!r} already: choose another name")
+    METHODS[name] = method
+    METHOD_NAMES.append(name)
+
+
 def build_method(config: RunConfig, device: torch.device | str = "cpu") -> Method:
     """The method that the configuration names, its networks randomly initialised."""
     return METHODS[config.method](config, device)
@@ -54,7 +68,7 @@ def optimizers(method: Method) -> dict[str, torch.optim.Optimizer]:
     return {k: v for k, v in vars(method).items() if isinstance(v, torch.optim.Optimizer)}
 
 
-def plain_generator(config: RunConfig, name: str = "generator") -> nn.Module:
+def plain_generator(config: RunConfig, name: str = "generator") -> Any:
     """A generator that holds normalised weights themselves, in evaluation mode, on the CPU."""
     net = GENERATORS[name][1](config, spectral=False)
     return net.to(memory_format=torch.channels_last).requires_grad_(False).eval()

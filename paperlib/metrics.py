@@ -20,7 +20,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from paperlib.calibration import coverage, energy_score
 from paperlib.corruption import corrupt
 from paperlib.data import CompleteImages
-from paperlib.features import extract, kernel_distance_name
+from paperlib.features import Extractor, extract, kernel_distance_name
 from paperlib.progress import Progress
 from paperlib.sampling import Reconstruct
 
@@ -46,7 +46,7 @@ def evaluate(
     data: CompleteImages,
     images: int,
     border: int,
-    extractor: nn.Module,
+    extractor: Extractor,
     real_features: Tensor | None = None,
     title: str = "evaluating",
 ) -> dict[str, dict[str, Any]]:
@@ -140,7 +140,7 @@ def per_image(
 
 def jump_across_border(x: Tensor, m: Tensor) -> Tensor:
     """Mean |difference| between neighbours of which one is observed and one missing, (B,)."""
-    total = count = 0
+    total = count = x.new_zeros(len(x))
     for dim in (2, 3):
         across = m.diff(dim=dim).abs()  # (B, 1, H - 1, W) or (B, 1, H, W - 1)
         total = total + (x.diff(dim=dim).abs() * across).sum(dim=(1, 2, 3))

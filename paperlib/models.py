@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -84,12 +85,15 @@ def laplacian(u: Tensor) -> Tensor:
     return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + beside - 4 * u
 
 
-def conv(c_in: int, c_out: int, kernel: int = 3, spectral: bool = True) -> nn.Module:
+def conv(c_in: int, c_out: int, kernel: int = 3, spectral: bool = True) -> nn.Conv2d:
     """A convolution that keeps the size, spectrally normalised (Miyato et al. 2018) by default."""
     layer = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
     nn.init.orthogonal_(layer.weight)
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
-    return spectral_norm(layer) if spectral else layer
+    if spectral:
+        spectral_norm(layer)
+    return layer
 
 
 class SelfAttention(nn.Module):
@@ -230,30 +234,27 @@ class Generator(nn.Module):
         self.nz, self.patch, self.border = nz, patch, border
         self.start_from_fill, self.fill_sweeps = start_from_fill, fill_sweeps
         sn = {"spectral": spectral}
-        conditional = sn | {"nz": nz if z_injection == "norm" else 0, "z_start": z_start}
+        conditional = partial(
+            ResBlock, nz=nz if z_injection == "norm" else 0, z_start=z_start, spectral=spectral
+        )
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
         sides = [size // patch >> level for level in range(len(channels))]
         self.stem = conv((bands + 1) * patch**2, channels[0], **sn)
         self.encode = nn.ModuleList([ResBlock(a, b, "down", **sn) for a, b in pairs])
         self.z_to_bottleneck = nn.Linear(nz, channels[-1]) if z_injection == "bottleneck" else None
-        self.middle = ResBlock(channels[-1], channels[-1], **conditional)
-        self.decode = nn.ModuleList(
-            [ResBlock(b, a, "up", **conditional) for a, b in reversed(pairs)]
-        )
+        self.middle = conditional(channels[-1], channels[-1])
+        self.decode = nn.ModuleList([conditional(b, a, "up") for a, b in reversed(pairs)])
         self.attend = nn.ModuleList(
             [
                 SelfAttention(c, **sn) if side == attention else nn.Identity()
                 for c, side in reversed(list(zip(channels, sides, strict=True)))
             ]
         )
-        self.last = ResBlock(channels[0], channels[0], **conditional)
-        self.to_pixels = nn.Sequential(
-            nn.BatchNorm2d(channels[0]),
-            nn.ReLU(),
-            conv(channels[0], bands * patch**2, spectral=spectral and not start_from_fill),
-        )
+        self.last = conditional(channels[0], channels[0])
+        to_pixels = conv(channels[0], bands * patch**2, spectral=spectral and not start_from_fill)
+        self.to_pixels = nn.Sequential(nn.BatchNorm2d(channels[0]), nn.ReLU(), to_pixels)
         if start_from_fill:  # what is learned is added to the guess, from 0 on
-            nn.init.zeros_(self.to_pixels[-1].weight)
+            nn.init.zeros_(to_pixels.weight)
 
     def forward(self, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
         """Complete images (B, C, H, W) in (-1, 1) from y (B, C, H, W), m (B, 1, H, W), z (B, nz)."""

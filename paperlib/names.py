@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 
 class Names(Sequence[str]):
@@ -31,7 +32,13 @@ class Names(Sequence[str]):
             for line in lines:
                 yield line.removesuffix("\n")
 
-    def __getitem__(self, row):
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
             return [self[i] for i in range(len(self))[row]]
         row = range(len(self))[row]  # from the end if negative; IndexError beyond it

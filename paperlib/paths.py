@@ -1,8 +1,10 @@
-"""Where things are, anchored at the repository.
+"""Where things are: anchored at the repository, or without one at the current folder.
 
-papermill runs in the caller's folder and nbval in the notebook's: no path here depends on the
-current folder. The environment variables ``PAPERLIB_DATA`` and ``PAPERLIB_RESULTS`` move what is
-written elsewhere, e.g. to a larger disk.
+papermill runs in the caller's folder and nbval in the notebook's: in a checkout no path here depends
+on the current folder. A wheel brings the profiles along inside the package and has no folder of its
+own to write to, so ``data/`` and ``results/`` are then those of the current folder. The environment
+variables ``PAPERLIB_DATA`` and ``PAPERLIB_RESULTS`` move what is written elsewhere, e.g. to a larger
+disk.
 """
 
 from __future__ import annotations
@@ -12,8 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
+_PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "Snakefile").is_file() else None
+"""The repository that this is run from; None where a wheel was installed."""
+
+ROOT = CHECKOUT or Path.cwd()
+CONFIGS = (CHECKOUT or _PACKAGE) / "configs"  # pyproject.toml puts them into the wheel
 NOTEBOOKS = ROOT / "notebooks"
 DATA = Path(os.environ.get("PAPERLIB_DATA", ROOT / "data")).resolve()
 RESULTS = Path(os.environ.get("PAPERLIB_RESULTS", ROOT / "results")).resolve()
@@ -40,7 +46,7 @@ def peers(profile: str) -> Path:
 
 
 def from_root(path: str | Path) -> Path:
-    """``path`` itself if absolute, else relative to the repository."""
+    """``path`` itself if absolute, else relative to ``ROOT``."""
     path = Path(path).expanduser()
     return path if path.is_absolute() else ROOT / path
 

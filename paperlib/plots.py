@@ -44,8 +44,8 @@ def to_picture(x: Tensor, m: Tensor | None = None, border: int = 0) -> np.ndarra
     picture = ((x + 1) / 2).clamp(0, 1)
     if m is not None:
         picture = torch.where(m > 0, picture, MISSING_COLOUR)
-    picture = picture.permute(1, 2, 0).cpu().numpy()
-    return picture[border : picture.shape[0] - border, border : picture.shape[1] - border]
+    array = picture.permute(1, 2, 0).cpu().numpy()
+    return array[border : array.shape[0] - border, border : array.shape[1] - border]
 
 
 def reconstruction_figure(y: Tensor, m: Tensor, x_tilde: Tensor, border: int = 0) -> Figure:

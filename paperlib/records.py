@@ -26,7 +26,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,14 @@ class RunError(RuntimeError):
     """A run directory that cannot be used; the message names it and says what to do."""
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda draft: draft.write_text(text))
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
-    text = json.dumps(values, indent=1, allow_nan=True) + "\n"
-    write_atomically(path, lambda draft: draft.write_text(text))
+    write_text(path, json.dumps(values, indent=1, allow_nan=True) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -129,8 +133,15 @@ def _environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with "-dirty" where tracked files differ; None outside git."""
-    command = ["git", "-C", str(paths.ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    """The commit of the code, with "-dirty" where tracked files differ; None if it is not known.
+
+    A wheel says which commit it was built from where pip did so ("pip install git+...", PEP 610);
+    the current folder may be somebody else's repository and is not asked.
+    """
+    if paths.CHECKOUT is None:
+        origin = json.loads(distribution("paperlib").read_text("direct_url.json") or "{}")
+        return origin.get("vcs_info", {}).get("commit_id")
+    command = ["git", "-C", str(paths.CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40"]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.strip() or None
 
@@ -262,7 +273,7 @@ def truncate_log(path: Path, step: int, expected_bytes: int | None = None) -> No
             except (json.JSONDecodeError, KeyError, TypeError):
                 break
             kept.append(line)
-        write_atomically(path, lambda draft: draft.write_text("".join(f"{k}\n" for k in kept)))
+        write_text(path, "".join(f"{k}\n" for k in kept))
     if expected_bytes is not None and _size(path) != expected_bytes:
         _warn(f"{path} is not as it was at step {step}: lines before it are missing or altered")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,10 +11,17 @@ from torch import Tensor
 
 from paperlib import seeds
 from paperlib.corruption import composite
-from paperlib.models import Generator
 
 Reconstruct = Callable[[Tensor, Tensor, np.ndarray], tuple[Tensor, Tensor]]
 """(y, m, row numbers) -> samples of x~ (samples, B, 3, H, W), and x~ with z unused (B, 3, H, W)."""
+
+
+class Fills(Protocol):
+    """What a trained G is to be, that of images or that of fields."""
+
+    nz: int
+
+    def __call__(self, y: Tensor, m: Tensor, z: Tensor) -> Tensor: ...
 
 
 def latents(
@@ -26,7 +34,7 @@ def latents(
 
 
 @torch.inference_mode()
-def reconstruct(G: Generator, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
+def reconstruct(G: Fills, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
     """Plausible complete images x~ = G(y, z) * (1 - m) + y, one for each z (equation 4).
 
     Args:
@@ -41,7 +49,7 @@ def reconstruct(G: Generator, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
     return torch.stack([composite(G(y, m, code), y, m) for code in z])
 
 
-def sampler(G: Generator, samples: int, seed: int) -> Reconstruct:
+def sampler(G: Fills, samples: int, seed: int) -> Reconstruct:
     """Reconstructions with ``samples`` z an image, as functions of (seed, row number)."""
 
     def sample(y: Tensor, m: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:

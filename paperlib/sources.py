@@ -117,7 +117,12 @@ class Folder(Source):
         return fingerprint_of_files(self.path, self.ids)
 
 
-FROM_FILES = {"celeba": CelebA, "lsun": LSUN, "recipe1m": Recipe1M, "folder": Folder}
+FROM_FILES: dict[str, type[Source]] = {
+    "celeba": CelebA,
+    "lsun": LSUN,
+    "recipe1m": Recipe1M,
+    "folder": Folder,
+}
 
 
 def open_source(config: DataConfig) -> Source:

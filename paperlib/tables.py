@@ -94,17 +94,17 @@ def load_evaluations(profile: str) -> pd.DataFrame:
         if "data_generator" in record:
             row = config.row.replace("misgan", "ambientgan")
             add(config.corruption, row, config.seed, record["data_generator"])
-    for config in evaluation_configs(profile):
+    for measured_on in evaluation_configs(profile):
         for reference in REFERENCES:
-            path = paths.references(name) / f"{config.corruption}-{reference}.json"
+            path = paths.references(name) / f"{measured_on.corruption}-{reference}.json"
             if path.is_file():
-                record = _of_configuration(path, config)
-                refuse_other_data(path, config, record)
-                add(config.corruption, reference, 0, record["metrics"])
-        for path in sorted(paths.peers(name).glob(f"{config.corruption}-*.json")):
-            record = _of_configuration(path, config)
-            refuse_other_data(path, config, record)
-            add(config.corruption, record["peer"], record["seed"], record["metrics"])
+                record = _of_configuration(path, measured_on)
+                refuse_other_data(path, measured_on, record)
+                add(measured_on.corruption, reference, 0, record["metrics"])
+        for path in sorted(paths.peers(name).glob(f"{measured_on.corruption}-*.json")):
+            record = _of_configuration(path, measured_on)
+            refuse_other_data(path, measured_on, record)
+            add(measured_on.corruption, record["peer"], record["seed"], record["metrics"])
     columns = ["corruption", "method", "seed", "metric", "value", "low", "high", "images"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -286,9 +286,7 @@ class Clock:
         return time.perf_counter() - self.start
 
 
-def load_generator(
-    run: Path, device: torch.device | str = "cpu", name: str = "generator"
-) -> Generator:
+def load_generator(run: Path, device: torch.device | str = "cpu", name: str = "generator") -> Any:
     """The averaged generator of a trained run; RunError where it is missing or altered.
 
     Args:
@@ -336,8 +334,8 @@ class RunningAverage:
     ``decay`` as min(decay, (1 + step) / (10 + step)), so that the random start is forgotten.
     """
 
-    def __init__(self, source: nn.Module, model: nn.Module, decay: float) -> None:
-        self.source, self.model, self.decay = source, model, decay
+    def __init__(self, source: nn.Module, model: Any, decay: float) -> None:
+        self.source, self.model, self.decay = source, model, decay  # model: a plain copy of source
         with torch.no_grad():
             for target, value in self._pairs():
                 target.copy_(value)
