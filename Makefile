@@ -42,8 +42,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/explorer.py
+	$(BIN)/python benchmarks/table.py
 
 # What was computed stays in data/ and results/.
 clean:

@@ -1,88 +1,155 @@
-"""How much of the processor a training step uses, and what drawing masks costs.
+"""A training step: its time, how much of the processor it uses, and what others would take.
 
-    make bench        (nothing else should run meanwhile; about a minute)
+    make bench                                (nothing else should run meanwhile)
+    python benchmarks/step.py [PROFILE[:BATCH] ...]
 
-Measured in one process, in turns, so that a noisy machine disturbs all alike; medians over the
-rounds. FLOPs are counted by torch's own counter. Writes results/bench/step-CORRUPTION.json.
+For each profile's run `both` on Small Patch, in one process and in turns: a product of matrices of
+the same type of numbers; our step; the step in the order of the paper's public code
+(``public_order``); our step of the variant `encoding_y`, and beside it deepinv's UAIR trainer, which
+makes the same two passes of G an update, if deepinv is installed; drawing masks. BATCH is that of the
+profile by default; on a CPU the larger networks need a smaller one. Writes
+results/bench/step-SIZE-DEVICE.json.
 """
 
 from __future__ import annotations
 
-import statistics
+import importlib.util
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from itertools import repeat
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from measure import Work, flops, in_turns, matrix_product, own_peak, peak_of_process
+from public_order import PublicOrder
+from torch import Tensor
 
 from paperlib import paths, records, seeds
 from paperlib.algorithm1 import Algorithm1
-from paperlib.config import load_profile
+from paperlib.config import RunConfig, load_profile
 from paperlib.corruption import corrupt
+from paperlib.training import default_device
 
-ROUNDS = 9
-SIDE = 2048  # of the square matrices
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+ON_CPU = ("quick", "celeba64:8", "paper:2")
+ON_GPU = ("quick", "celeba64", "paper")
+ROUNDS = 7
+STEPS = 4  # a turn
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices
 
 
-def main(profile: str = "quick") -> None:
-    """Measure the steps of a profile's `both` runs, one for each corruption."""
-    a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
-    for config in (run for run in load_profile(profile) if run.row == "both" and run.seed == 0):
-        measure(config, a, b)
-
-
-def measure(config, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Print and write the medians for one configuration."""
-    method = Algorithm1(config)
-    generator = seeds.generator("bench")
-    x = torch.rand(config.batch_size, 3, config.size, config.size, generator=generator) * 2 - 1
-    m = method.p_m.sample(config.batch_size, config.size, generator)
-    y = corrupt(x, m).contiguous(memory_format=torch.channels_last)
-    ids = torch.arange(config.batch_size)
-    work = {
-        "matrix_product": lambda: a @ b,
-        "step": lambda: method.step(repeat((y, m)), generator),
-        "fresh_masks": lambda: method.p_m.sample(config.batch_size, config.size, generator),
-        "masks_of_ids": lambda: method.p_m.for_ids(ids, config.size, 0),
-    }
-    for call in work.values():
-        call(), call()  # warm up
-    with FlopCounterMode(display=False) as counter:
-        work["step"]()
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(ROUNDS):
-        for name, call in work.items():
-            times[name].append(seconds(call))
-    median = {name: statistics.median(values) for name, values in times.items()}
-    product_rate = 2 * SIDE**3 / median["matrix_product"]
-    step_rate = counter.get_total_flops() / median["step"]
-    masks = (median["fresh_masks"] + median["masks_of_ids"]) / median["step"]
-    result = records.provenance(config, "none: random images") | {
-        "medians_seconds": median,
-        "flops_per_step": counter.get_total_flops(),
-        "step_flop_per_second": step_rate,
-        "matrix_product_flop_per_second": product_rate,
-        "share_of_matrix_product_rate": step_rate / product_rate,
-        "masks_share_of_step": masks,
-        "images_per_second": config.batch_size * config.accumulate / median["step"],
-    }
-    records.write_json(paths.RESULTS / "bench" / f"step-{config.corruption}.json", result)
-    print(
-        f"{config.corruption}: step {median['step']:.3f} s, "
-        f"{counter.get_total_flops() / 1e9:.0f} GFLOP, {step_rate / 1e9:.0f} GFLOP/s; "
-        f"matrix product {product_rate / 1e9:.0f} GFLOP/s; share {step_rate / product_rate:.0%}; "
-        f"masks {masks:.2%} of a step; {result['images_per_second']:.0f} images/s"
+def configured(profile: str, row: str = "both") -> RunConfig:
+    """A profile's run on Small Patch; "PROFILE:BATCH" for another size of batch, not accumulated."""
+    name, _, batch = profile.partition(":")
+    config = next(
+        run for run in load_profile(name) if (run.corruption, run.row) == ("small_patch", row)
     )
+    changes = {"steps": 10**6, "threads": 0}  # long enough for whatever is worth preparing
+    if batch:
+        changes |= {"batch_size": int(batch), "accumulate": 1}
+    return RunConfig(**config.model_dump() | changes)
+
+
+def observations(method: Algorithm1, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batch of random images (y, m), without end."""
+    config, generator = method.config, seeds.generator("bench", device=device)
+    shape = (config.batch_size, 3, config.size, config.size)
+    x = torch.rand(shape, generator=generator, device=device) * 2 - 1
+    m = method.p_m.sample(config.batch_size, config.size, generator)
+    return repeat((corrupt(x, m).contiguous(memory_format=torch.channels_last), m))
+
+
+def steps(method: Algorithm1, device: torch.device) -> Work:
+    """A turn: ``STEPS`` steps."""
+    batches, generator = observations(method, device), seeds.generator("bench", device=device)
+    return lambda: [method.step(batches, generator) for _ in range(STEPS)]
+
+
+def deepinv_steps(config: RunConfig) -> Work | None:
+    """A turn of deepinv's trainer on the same networks, or None without deepinv; on the CPU."""
+    if importlib.util.find_spec("deepinv") is None:
+        return None
+    from uair import build_trainer
+
+    y, m = next(observations(Algorithm1(config), torch.device("cpu")))
+    items = [{"y": y[i], "params": {"mask": m[i].expand(3, -1, -1)}} for i in range(len(y))]
+    trainer = build_trainer(config, items * (STEPS + 1), STEPS)  # it leaves the last batch out
+    return trainer.train
+
+
+def measure(profile: str) -> dict:
+    """Print, write and return the medians for one profile."""
+    device = default_device()
+    config, smaller = configured(profile), configured(profile, "encoding_y")
+    method = Algorithm1(config, device)
+    dtype = getattr(torch, method.acceleration.precision)
+    product, operations = matrix_product(SIDE[device.type], dtype, device)
+    generator, ids = seeds.generator("bench", device=device), torch.arange(config.batch_size)
+    turns = {
+        "step": steps(method, device),
+        "public_order": steps(PublicOrder(config, device), device),
+        "encoding_y": steps(Algorithm1(smaller, device), device),
+    }
+    if device.type == "cpu" and config.size == 32 and (peer := deepinv_steps(smaller)):
+        turns["deepinv"] = peer
+    masks = {
+        "fresh_masks": lambda: method.p_m.sample(config.batch_size, config.size, generator),
+        "masks_of_ids": lambda: method.p_m.for_ids(ids, config.size, 0, device),
+    }
+    medians = in_turns({"matrix_product": product} | turns | masks, ROUNDS, device)
+    medians |= {name: medians[name] / STEPS for name in turns}
+    counted = {name: flops(turn) / STEPS for name, turn in turns.items()}
+    rate = counted["step"] / medians["step"]
+    of_products = operations / medians["matrix_product"]
+    images = config.batch_size * config.accumulate
+    result = records.provenance(config, "none: random images") | {
+        "device": device.type,
+        "computed": str(method.acceleration),
+        "parameters": sum(
+            p.numel() for net in vars(method.nets).values() for p in net.parameters()
+        ),
+        "medians_seconds": medians,
+        "flops": counted,
+        "step_flop_per_second": rate,
+        "matrix_product_flop_per_second": of_products,
+        "share_of_matrix_product_rate": rate / of_products,
+        "masks_share_of_step": sum(medians[name] for name in masks) / medians["step"],
+        "images_per_second": images / medians["step"],
+        "times_public_order": medians["public_order"] / medians["step"],
+        "peak_bytes": peak(profile, device),
+    }
+    if "deepinv" in medians:
+        result["times_deepinv"] = medians["deepinv"] / medians["encoding_y"]
+        per_flop = {name: medians[name] / counted[name] for name in ("deepinv", "encoding_y")}
+        result["times_deepinv_per_flop"] = per_flop["deepinv"] / per_flop["encoding_y"]
+    records.write_json(paths.RESULTS / "bench" / f"step-{config.size}-{device.type}.json", result)
+    print(
+        f"{profile}, {config.size} px, {images} images: step {medians['step']:.3f} s, "
+        f"{counted['step'] / 1e9:.0f} GFLOP, {rate / 1e9:.0f} GFLOP/s, "
+        f"{rate / of_products:.0%} of a matrix product's; {images / medians['step']:.1f} images/s, "
+        f"{result['times_public_order']:.2f} times the public order's",
+        flush=True,
+    )
+    return result
+
+
+def peak(profile: str, device: torch.device) -> int:
+    """The most bytes that training needs: of a process on the CPU, of the memory of a GPU."""
+    if device.type == "cpu":
+        return peak_of_process(__file__, "--peak", profile)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    steps(Algorithm1(configured(profile), device), device)()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["--peak"]:
+        steps(Algorithm1(configured(arguments[1])), torch.device("cpu"))()
+        print(own_peak())
+        return
+    default = ON_GPU if default_device().type == "cuda" else ON_CPU
+    for profile in arguments or default:
+        measure(profile)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

@@ -80,20 +80,26 @@ class Scores(nn.Module):
         return self.D(y).unsqueeze(1)
 
 
-def train(config: RunConfig, observed: Observations, steps: int) -> tuple[nn.Module, float]:
-    """Train by deepinv; return G and the seconds."""
+def build_trainer(config: RunConfig, observed: Dataset | list, steps: int) -> AdversarialTrainer:
+    """deepinv's trainer of our networks, on the CPU.
+
+    Args:
+        config: the networks, and Adam.
+        observed: what ``AsDeepinv`` gives, item by item.
+        steps: when it stops.
+    """
     torch.manual_seed(seeds.fold(config.seed, "parameters"))
     nets = build_networks(config)
     betas = (config.beta1, config.beta2)
     loader = DataLoader(
-        AsDeepinv(observed),
+        observed,
         batch_size=config.batch_size,
         shuffle=True,
         drop_last=True,
         generator=seeds.generator(config.seed, "uair"),
     )
     size = (3, config.size, config.size)
-    trainer = AdversarialTrainer(
+    return AdversarialTrainer(
         model=WithoutZ(nets.G),
         D=Scores(nets.D),
         physics=deepinv.physics.Inpainting(size, mask=1.0),
@@ -102,7 +108,7 @@ def train(config: RunConfig, observed: Observations, steps: int) -> tuple[nn.Mod
             torch.optim.Adam(nets.D.parameters(), config.lr_d, betas),
         ),
         train_dataloader=loader,
-        epochs=-(-steps // len(loader)),
+        epochs=-(-steps // (len(loader) - 1)),  # it leaves the last batch of an epoch out
         max_batch_steps=steps,
         losses=UAIRGeneratorLoss(),
         losses_d=UnsupAdversarialDiscriminatorLoss(),
@@ -114,9 +120,14 @@ def train(config: RunConfig, observed: Observations, steps: int) -> tuple[nn.Mod
         verbose=False,
         show_progress_bar=False,
     )
+
+
+def train(config: RunConfig, observed: Observations, steps: int) -> tuple[nn.Module, float]:
+    """Train by deepinv; return G and the seconds."""
+    trainer = build_trainer(config, AsDeepinv(observed), steps)
     start = time.perf_counter()
     trainer.train()
-    return nets.G.eval(), time.perf_counter() - start
+    return trainer.model.G.eval(), time.perf_counter() - start
 
 
 def measure(profile: str, config: RunConfig, steps: int | None) -> Path:

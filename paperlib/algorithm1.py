@@ -61,7 +61,7 @@ def build_generator(config: RunConfig, spectral: bool = True) -> Generator:
     c = config
     return Generator(
         c.size, c.g_channels, c.nz, c.patch, c.attention, c.z_injection, c.border,
-        c.z_start, c.start_from_fill, c.bands, spectral,
+        c.z_start, c.start_from_fill, c.fill_sweeps, c.bands, spectral,
     )  # fmt: skip
 
 

@@ -159,6 +159,7 @@ class RunConfig(EvaluationConfig):
     z_injection: Literal["norm", "bottleneck"] = "norm"
     z_start: float = Field(0.0, ge=0)  # deviation of the maps from z at the start; 0: z unused
     start_from_fill: bool = True  # G adds to a smooth guess; False: the paper's plain G
+    fill_sweeps: int = Field(0, ge=0, le=16)  # relaxations of that guess towards a biharmonic one
 
     # objective (equations 5 to 8)
     adversarial: Literal["hinge", "minimax", "least_squares"] = "hinge"

@@ -8,6 +8,7 @@ size, 2 for the laptop's, where thin layers at full resolution waste the process
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 
-def pyramid_fill(y: Tensor, m: Tensor, trust: float = 0.02) -> Tensor:
+def pyramid_fill(y: Tensor, m: Tensor, trust: float = 0.02, sweeps: int = 0) -> Tensor:
     """A smooth guess of the missing pixels, without parameters: pull-push on a Gaussian pyramid.
 
     Observed values and the mask are both halved in size with the binomial filter (1, 3, 3, 1),
@@ -24,10 +25,15 @@ def pyramid_fill(y: Tensor, m: Tensor, trust: float = 0.02) -> Tensor:
     a pixel is mixed with the coarser guess, which counts as ``trust`` observed pixels (Gortler et
     al., The Lumigraph, 1996).
 
+    ``sweeps`` relax each level towards the biharmonic equation: slopes then go on into a hole,
+    where pull-push alone flattens. From coarse to fine few are needed (a cascadic multigrid,
+    Bornemann and Deuflhard 1996).
+
     Args:
         y: observations, (B, C, H, W), 0 where missing.
         m: masks, (B, 1, H, W), 1 = observed.
         trust: weight of the coarser level, in observed pixels.
+        sweeps: relaxations a level; 0 for pull-push alone.
 
     Returns:
         (B, C, H, W).
@@ -45,7 +51,37 @@ def pyramid_fill(y: Tensor, m: Tensor, trust: float = 0.02) -> Tensor:
             guess = F.interpolate(guess, scale_factor=2, mode="bilinear")
         values, weights = level[:, :-1], level[:, -1:]
         guess = (values + trust * guess) / (weights + trust)
+        for step in relaxation_steps(sweeps):
+            guess = guess - step * laplacian(laplacian(guess))
+            guess = (values + trust * guess) / (weights + trust)
     return guess
+
+
+def relaxation_steps(sweeps: int, steepest: float = 64.0, flattest: float = 0.3) -> list[float]:
+    """Chebyshev's steps for so many relaxations by the squared Laplacian: all errors fall together.
+
+    Args:
+        sweeps: how many; some tens at most, or rounding errors grow.
+        steepest: the largest eigenvalue, 8 squared.
+        flattest: the smallest that still matters; smoother errors are the coarser level's to mend.
+
+    Returns:
+        the steps, small and large in turn.
+    """
+    middle, half = (steepest + flattest) / 2, (steepest - flattest) / 2
+    roots = [middle + half * math.cos(math.pi * (k + 0.5) / sweeps) for k in range(sweeps)]
+    pairs = zip(roots[: (sweeps + 1) // 2], reversed(roots), strict=False)  # descending, ascending
+    return [1 / root for pair in pairs for root in pair][:sweeps]
+
+
+def laplacian(u: Tensor) -> Tensor:
+    """Sum of the differences to the four neighbours; beyond the border the image goes on level.
+
+    (B, C, H, W) to (B, C, H, W).
+    """
+    p = F.pad(u, (1, 1, 1, 1), mode="replicate")
+    beside = p[..., 1:-1, :-2] + p[..., 1:-1, 2:]
+    return p[..., :-2, 1:-1] + p[..., 2:, 1:-1] + beside - 4 * u
 
 
 def conv(c_in: int, c_out: int, kernel: int = 3, spectral: bool = True) -> nn.Module:
@@ -169,6 +205,7 @@ class Generator(nn.Module):
             repeats its outermost learnable pixels, rather than paint what chance left it.
         z_start: standard deviation of the maps from z to the normalisations at the start.
         start_from_fill: a skip connection from ``pyramid_fill`` to the output (not in the paper).
+        fill_sweeps: how far ``pyramid_fill`` is relaxed.
         bands: channels of an image.
         spectral: spectral normalisation of the convolutions (off in the averaged copy, which
             holds the normalised weights themselves).
@@ -185,12 +222,13 @@ class Generator(nn.Module):
         border: int = 0,
         z_start: float = 0.0,
         start_from_fill: bool = True,
+        fill_sweeps: int = 0,
         bands: int = 3,
         spectral: bool = True,
     ) -> None:
         super().__init__()
         self.nz, self.patch, self.border = nz, patch, border
-        self.start_from_fill = start_from_fill
+        self.start_from_fill, self.fill_sweeps = start_from_fill, fill_sweeps
         sn = {"spectral": spectral}
         conditional = sn | {"nz": nz if z_injection == "norm" else 0, "z_start": z_start}
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
@@ -233,7 +271,8 @@ class Generator(nn.Module):
         h = F.pixel_shuffle(h, self.patch)
         if self.start_from_fill:
             with torch.autocast(y.device.type, enabled=False):  # the guess is in float32 always
-                h = h + torch.atanh(pyramid_fill(y, m).clamp(-0.98, 0.98))
+                guess = pyramid_fill(y, m, sweeps=self.fill_sweeps)
+                h = h + torch.atanh(guess.clamp(-0.98, 0.98))
         return repeat_border(torch.tanh(h), self.border)
 
 

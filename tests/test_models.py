@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,9 @@ from paperlib.models import (
     LatentNorm,
     ResBlock,
     SelfAttention,
+    laplacian,
     pyramid_fill,
+    relaxation_steps,
 )
 
 NZ = 4
@@ -192,13 +195,35 @@ def test_generator_that_starts_from_the_fill_leaves_it():
 @pytest.mark.parametrize("size", [8, 24, 32, 36])
 def test_fill_is_linear_in_the_observation_and_stays_within_its_range(size):
     y, m, _ = inputs(size)
+    for sweeps in (0, 3):
+        fill = pyramid_fill(y, m, sweeps=sweeps)
+        assert fill.shape == y.shape
+        assert_close(pyramid_fill(-0.5 * y, m, sweeps=sweeps), -0.5 * fill)
+        ones = pyramid_fill(m.expand_as(y), m, sweeps=sweeps)
+        assert_close(ones + fill, pyramid_fill(m + y, m, sweeps=sweeps))
     fill = pyramid_fill(y, m)
-    assert fill.shape == y.shape
-    assert_close(pyramid_fill(-0.5 * y, m), -0.5 * fill)
-    assert_close(pyramid_fill(m.expand_as(y), m) + fill, pyramid_fill(m + y, m))
     assert fill.abs().max() <= y.abs().max() + 1e-6  # a weighted mean
     ones = pyramid_fill(m.expand_as(y), m)
     assert ones.min() >= 0 and ones.max() <= 1 + 1e-6
+
+
+def test_sweeps_make_the_fill_less_bent():
+    y, m, _ = inputs()
+    bent = [
+        laplacian(torch.where(m > 0, y, pyramid_fill(y, m, sweeps=n))).square().sum()
+        for n in (0, 2, 8, 32)
+    ]
+    assert bent == sorted(bent, reverse=True) and bent[-1] < 0.9 * bent[0]
+
+
+@pytest.mark.parametrize("sweeps", [1, 2, 5, 8])
+def test_relaxation_shrinks_every_error_that_matters_as_chebyshev_promises(sweeps):
+    eigenvalues = torch.linspace(0.3, 64, 1000, dtype=torch.float64)
+    left = torch.ones_like(eigenvalues)
+    for step in relaxation_steps(sweeps):
+        left = left * (1 - step * eigenvalues)
+    ratio = (64 + 0.3) / (64 - 0.3)
+    assert left.abs().max() == pytest.approx(1 / np.cosh(sweeps * np.arccosh(ratio)), rel=1e-3)
 
 
 def test_fill_of_what_was_observed_densely_is_close_to_it():
