@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: setup reproduce test lint bench clean
+.PHONY: setup reproduce test fuzz browser-test lint bench clean
 
 setup: $(READY)
 
@@ -31,6 +31,15 @@ reproduce: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# Random and mutated input, some 35,000 examples.
+fuzz: $(READY)
+	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz
+
+# Notebook 09 in JupyterLab in Chromium; CHROMIUM=/path/to/it, or `playwright install chromium`.
+browser-test: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	PAPERLIB_BROWSER_TEST=1 $(BIN)/python -m pytest tests/browser
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,9 +51,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/explorer.py
 	$(BIN)/python benchmarks/table.py
 
 # What was computed stays in data/ and results/.
 clean:
-	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	rm -rf $(VENV) .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -158,7 +158,7 @@ def measure(profile: str, config: RunConfig, steps: int | None) -> Path:
         "training": {"steps": steps, "seconds": round(seconds, 3)},
         "metrics": EvaluationProtocol(config.evaluation, "cpu").measure(once(fill), title),
     }
-    records.write_json(path, record)
+    records.write_record(path, record)
     return path
 
 

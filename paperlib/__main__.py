@@ -1,5 +1,5 @@
 """``python -m paperlib prepare | describe | train | evaluate | references | tables | select |
-inpaint``, without notebooks."""
+inpaint | verify``, without notebooks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ import yaml
 
 from paperlib import paths
 from paperlib.config import ConfigurationError, RunConfig, evaluation_configs, load_profile
+from paperlib.divergence import ON_NAN
+from paperlib.files import DiskFull
 from paperlib.image_source import MAX_PIXELS, DataError
+from paperlib.interruption import exit_status, raise_terminated
 from paperlib.records import RunError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status is 2 after one clear line for bad input."""
+    """Run a command.
+
+    The exit status is 2 after one clear line for what the user can mend, bad input or a full disk;
+    130 after Ctrl-C and 143 after SIGTERM, after a line that says how to go on.
+    """
     parser = argparse.ArgumentParser(prog="python -m paperlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     helps = {
@@ -42,15 +49,26 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--corruption", help="only this corruption, e.g. small_patch")
         if name in ("train", "evaluate"):
             command.add_argument("--run", help="only this run, e.g. small_patch-both-seed0")
+        if name == "train":
+            command.add_argument(
+                "--on-nan", choices=ON_NAN, help="stop, or go back to the last checkpoint and on "
+                "with other random numbers, at most three times (stop)"
+            )  # fmt: skip
     _add_select(commands)
     _add_inpaint(commands)
+    command = commands.add_parser("verify", help="check all records, weights and tables on disk")
+    command.add_argument(
+        "results", type=Path, nargs="?", help=f"of all profiles, or of one ({paths.RESULTS})"
+    )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, raise_terminated)
     try:
         if options.command == "inpaint":
             return _inpaint(options)
         if options.command == "select":
             return _select(options)
+        if options.command == "verify":
+            return _verify(options.results or paths.RESULTS)
         if options.command == "train":
             from paperlib.distributed import processes
 
@@ -58,11 +76,15 @@ def main(arguments: list[str] | None = None) -> int:
                 _run(options)
         else:
             _run(options)
-    except (ConfigurationError, DataError, RunError) as error:
+    except (ConfigurationError, DataError, RunError, DiskFull) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        print(f"error: {error.filename}: {error.strerror}: choose another place", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(stop if stop.args else "interrupted; run it again to go on", flush=True)
+        return exit_status(stop)
     return 0
 
 
@@ -157,6 +179,16 @@ def _inpaint(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _verify(results: Path) -> int:
+    from paperlib.verify import verify
+
+    faults, looked_at = verify(results.resolve())
+    for fault in faults:
+        print(fault)
+    print(f"{looked_at}: {len(faults) or 'no'} faults")
+    return 1 if faults else 0
+
+
 def _run(options: argparse.Namespace) -> None:
     profile = Path(options.profile).stem
     runs = load_profile(options.profile)
@@ -190,7 +222,7 @@ def _run(options: argparse.Namespace) -> None:
             from paperlib.training import train
 
             distributed.first(lambda: bool(prepare(run.data)))  # noqa: B023, called at once
-            train(run, folder)
+            train(run, folder, on_nan=options.on_nan)
         else:
             from paperlib.evaluation import evaluate_run
 
@@ -207,14 +239,14 @@ def _named(runs: list[RunConfig], name: str) -> RunConfig:
 
 
 def _describe(run: RunConfig, picture: Path) -> None:
+    if run.dataset != "incomplete":
+        raise ConfigurationError(f"dataset {run.dataset} has complete images: nothing to describe")
     from paperlib.data import prepare
     from paperlib.describe import describe
-    from paperlib.plots import observed_by_figure
-    from paperlib.records import write_atomically
+    from paperlib.plots import observed_by_figure, save_figure
 
     described = describe(prepare(run.data))
-    figure = observed_by_figure(described.observed_by)
-    write_atomically(picture, lambda draft: figure.savefig(draft, format="png"))
+    save_figure(observed_by_figure(described.observed_by), picture)
     print(f"{described}\n{picture}: by how many images each pixel is observed")
 
 

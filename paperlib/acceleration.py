@@ -9,14 +9,17 @@ Four keys of the configuration, ``auto`` by default; each can be switched on or 
     resident    the training set in the GPU's memory where it fits; else streamed from the disk
 
 On the CPU ``auto`` is eager float32. The first three change results, if only by rounding; the last
-does not (``config.BOOKKEEPING``).
+does not (``config.BOOKKEEPING``). A fifth key, ``deterministic``, gives some of the speed back for
+a GPU's results that repeat to the bit.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +79,27 @@ def choose(config: RunConfig, device: torch.device | str) -> Acceleration:
         long = config.steps * config.accumulate >= UPDATES_WORTH_COMPILING
         compiled = gpu and long and importlib.util.find_spec("triton") is not None
     return Acceleration(device, precision, compiled, gpu if fused == "auto" else fused)
+
+
+@contextmanager
+def deterministic_algorithms(asked: bool) -> Iterator[None]:
+    """Within, if ``asked``, every operation gives the same bits each time, on a GPU too.
+
+    One that cannot raises RuntimeError. On the CPU they all do so anyway.
+    """
+    if not asked:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    try:
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
 
 
 def compute_in_bfloat16(net: nn.Module, device_type: str) -> None:
@@ -146,6 +170,25 @@ def ahead(batches: Iterator[tuple[Tensor, ...]], device: torch.device) -> Iterat
             yield batch
 
 
+def later(tensor: Tensor) -> Callable[[], list]:
+    """A function that returns the values that a tensor has now.
+
+    From a GPU they are copied meanwhile: the function waits for them, not for what came after.
+    """
+    if tensor.device.type != "cuda":
+        return tensor.tolist
+    values = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    values.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read() -> list:
+        copied.synchronize()
+        return values.tolist()
+
+    return read
+
+
 class LateLog:
     """A log whose lines are written a step late, so that nothing waits for the device's numbers.
 
@@ -154,19 +197,27 @@ class LateLog:
 
     def __init__(self, path: Path, writes: bool = True) -> None:
         self.path, self.writes = path, writes
-        self.held: tuple[dict[str, Any], dict[str, Tensor]] | None = None
+        self.held: tuple[dict[str, Any], list[str], Callable[[], list], Callable] | None = None
 
-    def hold(self, line: dict[str, Any], scalars: dict[str, Tensor]) -> None:
-        """Keep a line, and the scalars on the device that belong to it."""
-        self.held = line, scalars
+    def hold(
+        self,
+        line: dict[str, Any],
+        scalars: dict[str, Tensor],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep a line, and the scalars on the device that belong to it.
+
+        ``check`` raises what is to be raised instead of writing it.
+        """
+        self.held = line, [*scalars], later(torch.stack([*scalars.values()])), check
 
     def write(self) -> dict[str, Any]:
         """Write the line that is held, and return it; {} if there is none."""
         if self.held is None:
             return {}
-        (line, scalars), self.held = self.held, None
-        values = torch.stack([*scalars.values()]).tolist()  # one transfer for all
-        line = line | dict(zip(scalars, values, strict=True))
+        (line, names, read, check), self.held = self.held, None
+        check()
+        line = line | dict(zip(names, read(), strict=True))
         if self.writes:
             append_log(self.path, line)
         return line

@@ -6,6 +6,7 @@ import io
 import re
 import stat
 import zipfile
+import zlib
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from paperlib.image_source import DataError, Source, fingerprint_of_files, open_
 
 WEBSITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (non-commercial research only)"
 PARTITION = "list_eval_partition.txt"
+MAX_BYTES = 2**26  # of a member, unpacked; CelebA's have some 10,000
 
 
 class CelebA(Source):
@@ -88,7 +90,7 @@ class CelebA(Source):
 
     def read(self, image_id: str) -> np.ndarray:
         name = self._names[image_id]
-        data = self._archive.read(name) if self._archive else (self.path / name).read_bytes()
+        data = self._unpacked(name) if self._archive else (self.path / name).read_bytes()
         image = open_image(io.BytesIO(data), self.max_pixels)
         width, height = image.size
         side = self.CROPS.get(image.size)
@@ -99,6 +101,14 @@ class CelebA(Source):
         left, top = (width - side) // 2, (height - side) // 2
         square = image.convert("RGB").crop((left, top, left + side, top + side))
         return np.asarray(square.resize((self.size, self.size), Image.Resampling.BOX))
+
+    def _unpacked(self, name: str) -> bytes:
+        if (length := self._archive.getinfo(name).file_size) > MAX_BYTES:
+            raise ValueError(f"unpacks to {length} bytes, more than {MAX_BYTES}: no such picture")
+        try:
+            return self._archive.read(name)  # no more than it says
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise OSError(f"damaged in the zip, or encrypted ({error})") from None
 
     def fingerprint(self) -> str:
         if self._archive is None:

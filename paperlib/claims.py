@@ -285,14 +285,16 @@ def claims_table(profile: str) -> pd.DataFrame:
 
 def write_claims(profile: str) -> list[Path]:
     """Write ``claims.csv`` and ``claims.md`` into the profile's results; return their paths."""
-    name = Path(profile).stem
+    return records.write_texts(paths.RESULTS / Path(profile).stem, rendered(profile))
+
+
+def rendered(profile: str) -> dict[str, str]:
+    """What ``write_claims`` writes: file name -> text."""
     table = claims_table(profile)
-    csv, markdown = (paths.RESULTS / name / f"claims.{suffix}" for suffix in ("csv", "md"))
-    records.write_atomically(csv, lambda draft: table.to_csv(draft, index=False))
-    text = f"# The paper's claims, profile {name}\n\n{to_markdown(_verdicts(table))}\n"
-    text += "## What each rests on\n\n" + to_markdown(_statements(table)) + "\n" + _rule(table)
-    records.write_atomically(markdown, lambda draft: draft.write_text(text))
-    return [csv, markdown]
+    text = f"# The paper's claims, profile {Path(profile).stem}\n\n"
+    text += to_markdown(_verdicts(table)) + "\n## What each rests on\n\n"
+    text += to_markdown(_statements(table)) + "\n" + _rule(table)
+    return {"claims.csv": table.to_csv(index=False), "claims.md": text}
 
 
 def _verdicts(table: pd.DataFrame) -> pd.DataFrame:

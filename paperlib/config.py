@@ -31,7 +31,7 @@ class ConfigurationError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: dict[str, Any], source: str = "configuration") -> Self:
@@ -39,17 +39,20 @@ class _Strict(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            known = ", ".join(cls.model_fields)
-            faults = []
+            unknown, faults = [], []
             for fault in error.errors():
-                key = ".".join(str(part) for part in fault["loc"])
+                # of a union's branches, which have names here too, nobody knows
+                loc = [part for part in fault["loc"][1:] if isinstance(part, int)]
+                key = ".".join(map(str, [*fault["loc"][:1], *loc]))
                 if fault["type"] == "extra_forbidden":
-                    faults.append(f"unknown key '{key}' (known: {known})")
+                    unknown.append(f"unknown key {key!r}")
                     continue
                 message = fault["msg"].removeprefix("Value error, ")
                 if fault["loc"]:
                     message = f"key '{key}': {message}, got {fault['input']!r}"
                 faults.append(message[:400])
+            if unknown:
+                faults.append(f"{', '.join(unknown)} (known: {', '.join(cls.model_fields)})")
             raise ConfigurationError(f"{source}: " + "; ".join(faults)) from None
 
 
@@ -63,7 +66,7 @@ class DataConfig(_Strict):
     split: Literal["auto", "random", "region", "file", "official"] = "auto"
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
     test: float = Field(0.10, ge=0)  # likewise
-    split_seed: int = 0
+    split_seed: int = Field(0, ge=0)
     max_pixels: int | None = Field(None, ge=1)  # more: left out, undecoded; None: 100 million
     # of the data set incomplete
     bands: int = Field(3, ge=1, le=16)  # channels of an image
@@ -128,7 +131,7 @@ class EvaluationConfig(DataConfig):
     @model_validator(mode="after")
     def _incomplete_images_have_their_own_masks(self) -> Self:
         if (self.dataset == "incomplete") != (self.corruption == "observed"):
-            raise ValueError("dataset incomplete and corruption observed go together")
+            raise ValueError("dataset incomplete and corruption observed go together: set both")
         return self
 
     @property
@@ -162,7 +165,7 @@ class RunConfig(EvaluationConfig):
     z_injection: Literal["norm", "bottleneck"] = "norm"
     z_start: float = Field(0.0, ge=0)  # deviation of the maps from z at the start; 0: z unused
     start_from_fill: bool = True  # G adds to a smooth guess; False: the paper's plain G
-    fill_sweeps: int = Field(0, ge=0)  # relaxations of that guess towards a biharmonic one
+    fill_sweeps: int = Field(0, ge=0, le=16)  # relaxations of that guess towards a biharmonic one
 
     # objective (equations 5 to 8)
     adversarial: Literal["hinge", "minimax", "least_squares"] = "hinge"
@@ -202,12 +205,13 @@ class RunConfig(EvaluationConfig):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the networks' products
     compile: Literal["auto"] | bool = "auto"  # the networks, by torch.compile
     fused_adam: Literal["auto"] | bool = "auto"  # one kernel for all parameters
+    deterministic: bool = False  # on a GPU too the same seed gives the same bits, in more time
 
-    # bookkeeping, without influence on the result
+    # bookkeeping, without influence on the result, but for the order of sums that threads changes
     resident: Literal["auto"] | bool = "auto"  # keep the training set in the device's memory
     log_every: int = Field(1, ge=1)  # steps
     checkpoint_seconds: float = Field(20.0, gt=0)  # an interruption loses at most this much
-    threads: int = Field(0, ge=0)  # of the processor per run; 0: torch's choice
+    threads: int = Field(0, ge=0, le=1024)  # of the processor per run; 0: torch's choice
 
     @field_validator(
         "lambda_y", "lambda_z", "lambda_kl", "lambda_x", "lambda_gp", "beta", "z_start", "lr_g", "lr_d",
@@ -257,7 +261,9 @@ class RunConfig(EvaluationConfig):
     @model_validator(mode="after")
     def _supervision_needs_complete_images(self) -> Self:
         if self.dataset == "incomplete" and self.method in ("unpaired", "paired"):
-            raise ValueError(f"{self.method} learns from complete images, incomplete has none")
+            raise ValueError(
+                f"{self.method} learns from complete images, incomplete has none: set another method"
+            )
         return self
 
     @model_validator(mode="before")
@@ -275,9 +281,13 @@ class RunConfig(EvaluationConfig):
         if self.discriminator_sees is None:
             return self
         if self.method == "mask_aware":
-            raise ValueError("mask_aware is both with discriminator_sees: both_masks; set it so")
+            raise ValueError(
+                "discriminator_sees: mask_aware sees both masks: leave it out (discriminator_sees: both_masks), or set method: both"
+            )
         if self.method in ("unpaired", "paired"):
-            raise ValueError(f"discriminator_sees: {self.method} is judged by complete images")
+            raise ValueError(
+                f"discriminator_sees: {self.method} is judged by complete images: leave the key out"
+            )
         return self
 
     @property
@@ -323,7 +333,8 @@ _SEES_BY_ITSELF = {"mask_aware": "both_masks"}  # all others: observation
 BOOKKEEPING = {"resident", "log_every", "checkpoint_seconds", "threads"}
 """Keys of RunConfig that may change between the interruption of a run and its continuation.
 
-``precision``, ``compile`` and ``fused_adam`` are none: they change the results, if only by rounding.
+``precision``, ``compile``, ``fused_adam`` and ``deterministic`` are none: they change the results, if
+only by rounding.
 """
 
 
@@ -342,7 +353,9 @@ def load_profile(profile: str) -> list[RunConfig]:
     matrix = shared.pop("matrix", {})
     overrides = shared.pop("overrides", {})
     if not isinstance(matrix, dict) or not all(isinstance(v, list) and v for v in matrix.values()):
-        raise ConfigurationError(f"{path}: 'matrix' must map keys to lists of values, got {matrix}")
+        raise ConfigurationError(
+            f"{path}: 'matrix' must map keys to lists, got {str(matrix)[:200]!r}"
+        )
     if not isinstance(overrides, dict) or not all(isinstance(v, dict) for v in overrides.values()):
         raise ConfigurationError(f"{path}: 'overrides' must map values of the matrix to keys")
     named = {value for values in matrix.values() for value in values if isinstance(value, str)}
@@ -371,12 +384,30 @@ def evaluation_configs(profile: str) -> list[EvaluationConfig]:
     return list({run.corruption: run.evaluation for run in load_profile(profile)}.values())
 
 
+class _EveryKeyOnce(yaml.SafeLoader):
+    """Of a key that is there twice YAML would silently take the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise yaml.YAMLError(f"the key '{min(twice)}' is there twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; ConfigurationError names the file where it is not one."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(encoding="utf-8"), _EveryKeyOnce)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not valid YAML ({error})".replace("\n", " ")) from None
+        raise ConfigurationError(f"{path}: not valid YAML ({_in_a_line(error)})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 text ({error}): save it as that") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: not valid YAML (nested too deeply)") from None
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path}: expected 'key: value' lines")
     return values
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())

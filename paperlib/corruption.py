@@ -83,14 +83,16 @@ def recover_mask(y: Tensor, tau: float = 0.0) -> Tensor:
         (B, 1, H, W) float32, 1 = observed.
 
     Raises:
-        ValueError: where the answer would be ambiguous: ``tau`` is itself an 8-bit level, the
-            values are not 8-bit levels scaled to [-1, 1] (images in [0, 1] have black at 0), or
-            only some channels of a pixel equal ``tau``.
+        ValueError: ``tau`` is not finite, or the answer would be ambiguous: ``tau`` is itself an
+            8-bit level, the values are not 8-bit levels scaled to [-1, 1] (images in [0, 1] have
+            black at 0), or only some channels of a pixel equal ``tau``.
     """
     if y.ndim != 4 or not y.is_floating_point():
         raise ValueError(f"expected float images (B, C, H, W), got {y.dtype} {tuple(y.shape)}")
+    if not math.isfinite(tau):
+        raise ValueError(f"tau = {tau} is no number: no pixel can equal it")
     level_of_tau = (tau + 1) * 127.5
-    if abs(level_of_tau - round(level_of_tau)) < 1e-3 and -1 <= tau <= 1:
+    if -1 <= tau <= 1 and abs(level_of_tau - round(level_of_tau)) < 1e-3:
         raise ValueError(f"tau = {tau} is a level that observed 8-bit pixels take too: ambiguous")
     missing = y == tau  # (B, C, H, W)
     if (missing.any(1) != missing.all(1)).any():
@@ -282,7 +284,7 @@ class ObservedMasks(MaskLaw):
 
     def __init__(self, masks: Tensor, flips: bool = False, shift: int = 0) -> None:
         if (masks == masks[:1]).all():
-            raise ValueError("all masks are equal: fresh ones cannot be drawn from them")
+            raise ValueError("all masks are equal: to draw another one, at least two must differ")
         self.masks, self.flips, self.shift = masks, flips, shift
 
     def sample(

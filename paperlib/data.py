@@ -23,7 +23,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +39,7 @@ from paperlib import paths, seeds
 from paperlib.acceleration import keeps_resident, to_device
 from paperlib.config import DataConfig, EvaluationConfig
 from paperlib.corruption import ComputedMasks, MaskLaw, ObservedMasks, corrupt, mask_law
+from paperlib.files import folder_atomically
 from paperlib.image_source import NothingObserved
 from paperlib.names import Names
 from paperlib.progress import Progress
@@ -49,6 +49,7 @@ SPLITS = ("training", "validation", "test")
 TOLERATED_FAILURES = 0.01  # share of images that may fail to decode
 FORMAT = 2  # of what prepare writes; data sets of another format are prepared again
 REGION = 12  # tiles a side of the regions that Blue Marble is split by
+NEEDED = {"request", "count", "checksum", "failed"}  # in a manifest
 ALL = slice(None)
 SHOWN = 20  # images left out that are printed; the manifest has them all
 
@@ -73,25 +74,38 @@ class Prepared:
         """SHA-256 over the images and over which split each belongs to."""
         return self.manifest["checksum"]
 
+    def computed_checksum(self) -> str:
+        """The same, computed anew from the files."""
+        return _checksum(self.folder / "images.npy", self.manifest["splits"])
+
     def images(self) -> np.ndarray:
         """(N, size, size, 3) uint8, memory-mapped, read-only."""
-        return np.load(self.folder / "images.npy", mmap_mode="r")
+        return self._load("images.npy", mmap_mode="r")
 
     def masks(self) -> np.ndarray | None:
         """(N, size, size) bool, True = observed, memory-mapped; None where images are complete."""
-        path = self.folder / "masks.npy"
-        return np.load(path, mmap_mode="r") if path.is_file() else None
+        there = (self.folder / "masks.npy").is_file()
+        return self._load("masks.npy", mmap_mode="r") if there else None
 
     def indices(self, split: str) -> np.ndarray:
         """Row numbers of the images of "training", "validation" or "test"."""
         indices = self.manifest["splits"][split]
         if not len(indices):
-            raise DataError(f"the {split} split of {self.folder} is empty: see its manifest.json")
+            raise DataError(f"the {split} split of {self.folder} is empty: set '{split}' above 0")
         return indices
 
     def mask_ids(self) -> np.ndarray:
         """(N,) int64: the number by which an image's mask is drawn, a function of its id alone."""
-        return np.load(self.folder / "mask_ids.npy")
+        return self._load("mask_ids.npy")
+
+    def _load(self, name: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+        try:
+            return np.load(self.folder / name, mmap_mode=mmap_mode)
+        except (FileNotFoundError, EOFError, ValueError):
+            fault = "damaged" if (self.folder / name).is_file() else "missing"
+            raise DataError(
+                f"{self.folder / name} is {fault}: delete {self.folder} and prepare it again"
+            ) from None
 
 
 def prepare(config: DataConfig, strict: bool = False, workers: int | None = None) -> Prepared:
@@ -105,6 +119,7 @@ def prepare(config: DataConfig, strict: bool = False, workers: int | None = None
     Raises:
         DataError: the source is missing or has no images, or too many of them fail; the message
             names the first ones. What was prepared before stays as it was.
+        DiskFull: likewise, where there is no room.
     """
     with closing(open_source(config)) as source:
         request = {
@@ -128,10 +143,7 @@ def _prepare(
 ) -> None:
     """Make the folder of the data set, at once and whole."""
     folder = paths.DATA / config.folder
-    draft = paths.DATA / f".{config.folder}.draft-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with folder_atomically(folder) as draft:
         # Read first: its faults are to be found before the images are decoded, not after.
         partition = source.official() if config.split == "official" else None
         tolerated = 0 if strict else TOLERATED_FAILURES
@@ -161,10 +173,6 @@ def _prepare(
         if source.masked:
             manifest["limits"] = source.limits
         (draft / "manifest.json").write_text(json.dumps(manifest))
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     if failed:
         total = count + len(failed)
         print(f"{config.folder}: left out {len(failed)} of {total} images that cannot be used:")
@@ -178,7 +186,7 @@ def load_prepared(config: DataConfig) -> Prepared:
     """The prepared data set; DataError says how to prepare it where it is missing."""
     folder = paths.DATA / config.folder
     manifest = _read_manifest(folder)
-    if manifest["request"]["format"] != FORMAT:
+    if manifest["request"].get("format") != FORMAT:
         raise DataError(
             f"{folder} was prepared by another version: run 'python -m paperlib prepare' or "
             "notebook 01"
@@ -187,19 +195,28 @@ def load_prepared(config: DataConfig) -> Prepared:
         with np.load(folder / "splits.npz") as file:
             splits = {name: file[name] for name in SPLITS}
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        raise DataError(f"{folder / 'splits.npz'} is damaged: delete {folder}") from None
+        raise DataError(
+            f"{folder / 'splits.npz'} is damaged: delete {folder} and prepare it again"
+        ) from None
     return Prepared(folder, manifest | {"splits": splits, "ids": Names(folder / "ids.txt")})
 
 
 def _read_manifest(folder: Path) -> dict:
     try:
-        return json.loads((folder / "manifest.json").read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or not manifest.keys() >= NEEDED:
+            raise ValueError("no manifest")
+        if not isinstance(manifest["request"], dict):
+            raise ValueError("no request")
+        return manifest
     except FileNotFoundError:
         raise DataError(
             f"{folder} is not prepared: run 'python -m paperlib prepare' or notebook 01"
         ) from None
-    except json.JSONDecodeError:
-        raise DataError(f"{folder / 'manifest.json'} is damaged: delete {folder}") from None
+    except (ValueError, RecursionError):
+        raise DataError(
+            f"{folder / 'manifest.json'} is damaged: delete {folder} and prepare it again"
+        ) from None
 
 
 def _decode_all(
@@ -304,7 +321,10 @@ def _failure_message(
         firsts.setdefault((image_id.partition("#")[0], reason), f"{image_id}: {reason}")
     first = "; ".join(itertools.islice(firsts.values(), 3))
     of = f"the first {total}" if early else total
-    return f"{config.dataset}: {len(failed)} of {of} images cannot be used ({first})"
+    return (
+        f"{config.dataset}: {len(failed)} of {of} images cannot be used ({first}): mend them, or take "
+        "them out"
+    )
 
 
 def _checksum(images: Path, splits: dict[str, np.ndarray]) -> str:
@@ -412,7 +432,9 @@ def law_of(config: EvaluationConfig) -> MaskLaw:
     data = load_prepared(config.data)
     masks = data.masks()
     if masks is None:
-        raise DataError("corruption 'observed' needs the data set 'incomplete'")
+        raise DataError(
+            f"{data.folder} holds complete images: corruption 'observed' needs the dataset 'incomplete'"
+        )
     try:
         rows = torch.from_numpy(masks[data.indices("training")]).unsqueeze(1)
         return ObservedMasks(rows, config.mask_flips, config.mask_shift)

@@ -35,7 +35,10 @@ T = TypeVar("T")
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Within, this process is one of those that torchrun started, if it did."""
+    """Within, this process is one of those that torchrun started, if it did.
+
+    A ConfigurationError then is printed by the first one alone, and ends all with status 2.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield
         return
@@ -48,6 +51,10 @@ def processes() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  errors still go to sys.stderr
     try:
         yield
+    except ConfigurationError as error:  # all have it alike: one says it, and then all leave
+        message = f"error: {error}"
+        first(lambda: print(message, file=sys.stderr, flush=True))
+        raise SystemExit(2) from None
     finally:
         dist.destroy_process_group()
 
@@ -79,13 +86,13 @@ def first(make: Callable[[], T]) -> T:
     return value
 
 
-def any_process(noted: bool) -> bool:
-    """Whether it is so in any process. A number of the CPU's: no GPU waits for it."""
+def highest(*numbers: int) -> tuple[int, ...]:
+    """The highest of each over the processes. Numbers of the CPU's: no GPU waits for them."""
     if count() == 1:
-        return noted
-    flag = torch.tensor(int(noted))
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)
+        return numbers
+    joint = torch.tensor(numbers)
+    dist.all_reduce(joint, dist.ReduceOp.MAX)
+    return tuple(joint.tolist())
 
 
 # Rows

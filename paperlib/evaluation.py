@@ -14,14 +14,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paperlib import records, references, seeds
+from paperlib.acceleration import deterministic_algorithms
 from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.data import CompleteImages, Prepared, law_of, load_prepared
 from paperlib.features import extract, load_extractor
-from paperlib.methods import plain_generator
+from paperlib.locks import locked
 from paperlib.metrics import BATCH, METRICS_VERSION, distances, evaluate
 from paperlib.sampling import Reconstruct, sampler
 from paperlib.sources import DataError
-from paperlib.training import default_device, load_generator, snapshot_path, snapshot_steps
+from paperlib.training import (
+    default_device,
+    load_generator,
+    load_snapshot,
+    snapshot_path,
+    snapshot_steps,
+)
 
 
 class EvaluationProtocol:
@@ -31,7 +38,10 @@ class EvaluationProtocol:
         self.config = config
         self.data = load_prepared(config.data)
         if self.data.masks() is not None:
-            raise DataError(f"{self.data.folder} has no complete images to measure against")
+            raise DataError(
+                f"{self.data.folder} has no complete images to measure against: see README, choosing "
+                "settings without complete images"
+            )
         self.extractor = load_extractor(device)
         self.images = CompleteImages(
             self.data, config.eval_split, law_of(config), config.mask_seed, device
@@ -80,7 +90,8 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     seconds of training, and for MisGAN ``data_generator``, the distances of its own samples.
 
     Raises:
-        RunError: the run is not trained, or its files do not belong together.
+        RunError: the run is not trained, its files do not belong together, or another process
+            evaluates it.
         DataError: its data set is not prepared.
     """
     device = torch.device(device or default_device())
@@ -88,11 +99,12 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     if config.threads:
         torch.set_num_threads(config.threads)
     G = load_generator(run, device)
-    trained = records.read_json(run / "record.json")
+    trained = records.read_record(run / "record.json")
     protocol = EvaluationProtocol(config.evaluation, device)
     if trained["data_checksum"] != protocol.data.checksum:
         raise records.RunError(
-            f"{run} was trained on other data than {protocol.data.folder} now holds"
+            f"{run} was trained on other data than {protocol.data.folder} now holds: prepare those, or "
+            "delete the run and train it again"
         )
     rests_on = {
         "generator_checksum": trained["generator_checksum"],
@@ -100,23 +112,24 @@ def evaluate_run(run: Path, device: torch.device | str | None = None) -> dict[st
     } | protocol.rests_on()
     path = run / "evaluation.json"
     if path.is_file():
-        done = records.read_json(path)
+        done = records.read_record(path)
         if done["rests_on"] == rests_on:
             return done
-    reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
-    metrics = protocol.measure(reconstruct, f"evaluating {config.name}")
-    record = records.provenance(config, protocol.data.checksum) | {
-        "rests_on": rests_on,
-        "training": {key: trained[key] for key in ("date", "seconds", "steps", "commit")},
-        "metrics": metrics,
-    }
-    if config.snapshots:
-        record["course"] = _course(run, config, protocol, trained["seconds"], metrics, device)
-    if "data_generator_checksum" in trained:
-        samples = _generated(load_generator(run, device, "data_generator"), protocol, config)
-        record["data_generator"] = protocol.measure_generated(samples)
-    records.write_json(path, record)
-    return record
+    with locked(run / "evaluation.lock"):
+        reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
+        with deterministic_algorithms(config.deterministic):
+            metrics = protocol.measure(reconstruct, f"evaluating {config.name}")
+        record = records.provenance(config, protocol.data.checksum) | {
+            "rests_on": rests_on,
+            "training": {key: trained[key] for key in ("date", "seconds", "steps", "commit")},
+            "metrics": metrics,
+        }
+        if config.snapshots:
+            record["course"] = _course(run, config, protocol, trained["seconds"], metrics, device)
+        if "data_generator_checksum" in trained:
+            samples = _generated(load_generator(run, device, "data_generator"), protocol, config)
+            record["data_generator"] = protocol.measure_generated(samples)
+        return records.write_record(path, record)
 
 
 def _course(
@@ -131,14 +144,10 @@ def _course(
     shown = (protocol.extractor.name, "mse_missing")
     course = []
     for step in snapshot_steps(config):
-        path = snapshot_path(run, step)
-        if not path.is_file():
-            raise records.RunError(f"{path} is missing: delete {run} and train it again")
-        with safe_open(path, "pt") as file:
+        G = load_snapshot(run, step, device)
+        with safe_open(snapshot_path(run, step), "pt") as file:
             then = float(file.metadata()["seconds"])
-        G = plain_generator(config)
-        G.load_state_dict(load_file(path))
-        reconstruct = sampler(G.to(device), 2, config.evaluation_seed)
+        reconstruct = sampler(G, 2, config.evaluation_seed)
         measured = protocol.measure(reconstruct, f"{config.name}, step {step}")
         course.append({"step": step, "seconds": then} | {k: measured[k]["value"] for k in shown})
     end = {k: final[k]["value"] for k in shown}
@@ -167,7 +176,7 @@ def evaluate_reference(
     protocol = EvaluationProtocol(config, device)
     rests_on = {"reference": name} | protocol.rests_on()
     if path.is_file():
-        done = records.read_json(path)
+        done = records.read_record(path)
         if done["rests_on"] == rests_on and done["config"] == config.model_dump():
             return done
     title = f"evaluating {config.corruption}-{name}"
@@ -175,8 +184,7 @@ def evaluate_reference(
         "rests_on": rests_on,
         "metrics": protocol.measure(references.reconstruct(name), title),
     }
-    records.write_json(path, record)
-    return record
+    return records.write_record(path, record)
 
 
 def original_features(

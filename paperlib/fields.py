@@ -163,7 +163,7 @@ def train_on_fields(
     """
     about = {"field": asdict(data), "config": config.model_dump()}
     if path.is_file():
-        done = records.read_json(path)
+        done = records.read_record(path)
         if {key: done[key] for key in about} == about:
             return done
     torch.set_num_threads(config.threads)
@@ -183,18 +183,19 @@ def train_on_fields(
     seconds = time.perf_counter() - start
     G = average.model
     weights = {name: tensor.contiguous() for name, tensor in G.state_dict().items()}
-    records.write_atomically(path.with_suffix(".safetensors"), lambda d: save_file(weights, d))
+    file = path.with_suffix(".safetensors")
+    records.write_atomically(file, lambda draft: save_file(weights, draft))
     record = (
         records.provenance(config, "none: drawn afresh")
         | about
         | {
             "seconds": round(seconds, 1),
+            "generator_checksum": records.file_checksum(file),
             "distances": compare(sampler(G, data.samples, config.evaluation_seed), data),
             "hidden": guess_hidden(sampler(G, data.samples, config.evaluation_seed), data),
         }
     )
-    records.write_json(path, record)
-    return record
+    return records.write_record(path, record)
 
 
 def train_all(

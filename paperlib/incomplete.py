@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageFile
 
-from paperlib.image_source import MAX_PIXELS, open_image
+from paperlib.image_source import MAX_PIXELS, DataError, open_image
 
 RULES = ("auto", "mask", "alpha", "nan", "value")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"}
@@ -69,12 +69,12 @@ def read_incomplete(
         complete: accept one of which nothing is missing, if the rule can tell.
 
     Raises:
-        ValueError: the image cannot be used; the message names the file and says why.
+        DataError: the image cannot be used; the message names the file and says why.
     """
     if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r} for missing pixels, choose one of {RULES}")
+        raise DataError(f"unknown rule {rule!r} for missing pixels, choose one of {RULES}")
     if value is not None and rule not in ("auto", "value"):
-        raise ValueError(f"{path}: the rule {rule!r} and a value contradict each other: give one")
+        raise DataError(f"{path}: the rule {rule!r} and a value contradict each other: give one")
     if value is not None and math.isnan(value):
         rule, value = "nan", None
     values, alpha = _decode(path, max_pixels)
@@ -86,7 +86,7 @@ def read_incomplete(
         has["nan"] = values.dtype.kind == "f" and bool(np.isnan(values).any())
         rule = next((name for name, there in has.items() if there), "")
         if not rule:
-            raise ValueError(
+            raise DataError(
                 f"{path}: nothing says what is missing: no {beside.name}, no alpha channel, no "
                 "NaN; or give the value of missing pixels"
             )
@@ -94,20 +94,20 @@ def read_incomplete(
         observed = _read_mask(beside, values.shape[:2], max_pixels)
     elif rule == "alpha":
         if alpha is None:
-            raise ValueError(f"{path}: it has no alpha channel")
+            raise DataError(f"{path}: it has no alpha channel, by which to say what is missing")
         observed = alpha > 0
     elif rule == "nan":
         observed = ~np.isnan(values).any(axis=2)
     else:
         if value is None:
-            raise ValueError(f"{path}: the rule 'value' needs the value of missing pixels")
+            raise DataError(f"{path}: the rule 'value' needs the value of missing pixels")
         observed = (values != value).any(axis=2)
     if not observed.any():
-        raise ValueError(f"{path}: nothing at all is observed")
+        raise DataError(f"{path}: nothing at all is observed: leave it out")
     if observed.all() and not complete:
-        raise ValueError(f"{path}: no pixel is missing (rule: {rule})")
+        raise DataError(f"{path}: no pixel is missing (rule: {rule})")
     if values.dtype.kind == "f" and not np.isfinite(values[observed]).all():
-        raise ValueError(f"{path}: observed pixels that are NaN or infinite")
+        raise DataError(f"{path}: observed pixels that are NaN or infinite: mark them as missing")
     return Incomplete(values, observed, rule)
 
 
@@ -118,7 +118,7 @@ def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]
         if suffix not in SUFFIXES:
             raise ValueError(f"unknown suffix {suffix!r} (known: {', '.join(sorted(SUFFIXES))})")
         if suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = _mapped(path)
             _check_size(array.shape, max_pixels)
             return _as_bands(np.asarray(array)), None
         if suffix in (".tif", ".tiff"):
@@ -132,7 +132,17 @@ def _decode(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]
     except Exception as error:  # decoders raise nearly anything on damaged files
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         said = reason if isinstance(error, ValueError) else f"cannot be decoded ({reason})"
-        raise ValueError(f"{path}: {said}") from None
+        raise DataError(f"{path}: {said}") from None
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A .npy of which only the header is read."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        if "mmap length" in str(error):
+            raise ValueError("truncated: its header promises more values than it has") from None
+        raise
 
 
 def _pixels(path: Path, image: ImageFile.ImageFile) -> np.ndarray:
@@ -219,7 +229,7 @@ def _decode_16_bits(path: Path, image: ImageFile.ImageFile) -> np.ndarray:
     """(H, W, 2, 3 or 4) uint16 from a PNG, in the order R, G, B, A."""
     array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)  # also as turned
     if array is None or array.dtype != np.uint16 or array.ndim != 3:
-        raise ValueError("a PNG of 16 bits that OpenCV cannot read")
+        raise ValueError("a PNG of 16 bits that cannot be read: save it again")
     if any("LA;16" in str(tile.args) for tile in image.tile):
         return array[..., [0, -1]]  # grey, which OpenCV gives as three equal bands
     return array[..., [2, 1, 0, *range(3, array.shape[2])]]
@@ -229,11 +239,11 @@ def image_header(path: Path) -> tuple[tuple[int, int], np.dtype]:
     """(height, width) upright and the type of the values, without decoding them.
 
     Raises:
-        ValueError: it has no such header; the message names the file.
+        DataError: it has no such header; the message names the file.
     """
     try:
         if path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = _mapped(path)
             return array.shape[:2], array.dtype
         if path.suffix.lower() in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
@@ -246,7 +256,7 @@ def image_header(path: Path) -> tuple[tuple[int, int], np.dtype]:
             shape = _turned((image.height, image.width), _orientation(image))
             return shape, np.dtype(np.uint16 if _deep(image) else np.uint8)
     except Exception as error:
-        raise ValueError(f"{path}: cannot be decoded ({error})") from None
+        raise DataError(f"{path}: cannot be decoded ({' '.join(str(error).split())})") from None
 
 
 def _turned(shape: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -281,7 +291,7 @@ def _as_bands(array: np.ndarray) -> np.ndarray:
 def _read_mask(path: Path, shape: tuple[int, int], max_pixels: int) -> np.ndarray:
     """(H, W) bool, white = observed."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing")
+        raise DataError(f"{path} is missing, which should say what is missing")
     try:
         with open_image(path, max_pixels) as image:
             _refuse_several(image)
@@ -292,8 +302,8 @@ def _read_mask(path: Path, shape: tuple[int, int], max_pixels: int) -> np.ndarra
                     f"a mask of {width} x {height} px for an image of {shape[1]} x {shape[0]}"
                 )
             return _upright(np.asarray(image.convert("L")) >= 128, orientation)
-    except (ValueError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise DataError(f"{path}: {' '.join(str(error).split())[:300]}") from None
 
 
 def value_range(values: np.ndarray) -> tuple[float, float]:
@@ -328,7 +338,7 @@ def write_image(path: Path, values: np.ndarray) -> None:
     elif values.dtype == np.uint16 and values.shape[2] == 3:  # which Pillow cannot write
         done, content = cv2.imencode(".png", np.ascontiguousarray(values[..., ::-1]))
         if not done:
-            raise ValueError(f"{path}: OpenCV could not write it")
+            raise DataError(f"{path}: OpenCV could not write it")
         path.write_bytes(content.tobytes())
     else:
         image = Image.fromarray(array)

@@ -56,7 +56,9 @@ class IncompleteFolder(Source):
             raise DataError("incomplete: no source given; set it to a folder of images")
         self.root = paths.from_root(config.source)
         if not self.root.is_dir():
-            raise DataError(f"incomplete: {self.root} is not a folder")
+            raise DataError(
+                f"incomplete: {self.root} is not a folder; set source: to one of images"
+            )
         self.config, self.size = config, config.size
         self.crop = {
             "crop": f"non-overlapping {self.size} x {self.size} tiles",
@@ -105,7 +107,10 @@ class IncompleteFolder(Source):
                 self._limits = self._find_limits()
         if (self._limits[0] < self._limits[1]).all():
             return self._limits.T.tolist()
-        raise DataError(f"incomplete: {self.root}: a band with one value only, or no image")
+        raise DataError(
+            f"incomplete: {self.root}: no image can be read, or a band has one value only: see what "
+            "is wrong with its files, or leave that band out"
+        )
 
     def _find_limits(self) -> np.ndarray:
         """(2, C), the lower ones first. Of files of 8 bits one is decoded, the rest say the same."""
@@ -140,7 +145,9 @@ class IncompleteFolder(Source):
         # A complete image among incomplete ones, a clear sky, is an observation like any other
         image = read_incomplete(path, c.missing, c.missing_value, c.max_pixels or MAX_PIXELS, True)
         if (bands := image.values.shape[2]) != c.bands:
-            raise ValueError(f"{path}: {bands} bands, not {c.bands}: set 'bands', or leave it out")
+            raise ValueError(
+                f"{path}: {bands} bands, not {c.bands}: set 'bands' to it, or leave the file out"
+            )
         return image
 
     def read(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ share one z, and the tiles' answers are blended with weights that vanish towards
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from paperlib import records, seeds
 from paperlib.config import RunConfig
+from paperlib.image_source import DataError
 from paperlib.incomplete import (
     MAX_PIXELS,
     Incomplete,
@@ -65,7 +67,8 @@ def inpaint(
 
     For NAME it writes into ``output`` NAME-sample1 ... NAME-sampleK, NAME-mean and NAME-std, in
     the format of the input (PNG for JPEG, which would not keep what was observed), and for all of
-    them ``contact-sheet.png``. An image that fails does not stop the others.
+    them ``contact-sheet.png``. An image that fails does not stop the others. A complete one, as a
+    clear sky among clouds, is no failure: it comes back as it is, and is named on standard error.
 
     Args:
         run: the directory of a trained run.
@@ -89,6 +92,8 @@ def inpaint(
         raise InpaintError(str(error)) from None
     if output.exists() and not output.is_dir():
         raise InpaintError(f"{output} is a file: choose a folder")
+    if blocked := next((parent for parent in output.parents if parent.is_file()), None):
+        raise InpaintError(f"{output} cannot be made: {blocked} is a file: choose another folder")
     if options.limits and not -np.inf < options.limits[0] < options.limits[1] < np.inf:
         raise InpaintError(f"--range must be two numbers, the lower first, got {options.limits}")
     if options.missing != "auto" and options.missing_value is not None:
@@ -110,6 +115,7 @@ def inpaint(
     config = records.load_config(run)
     trained_on = records.read_json(run / "record.json").get("limits")
     failed: dict[Path, str] = {}
+    complete: list[Path] = []
     taken: set[Path] = set()
     sheet: dict[str, dict[str, np.ndarray]] = {}
     progress = Progress(len(files), f"filling in {len(files)} images x {options.samples} samples")
@@ -117,13 +123,11 @@ def inpaint(
         name = path.relative_to(root).as_posix()
         try:
             how = options.missing, options.missing_value, options.max_pixels
-            image = read_incomplete(path, *how)
+            image = read_incomplete(path, *how, complete=True)
             results = fill_in(G, config, image, name, options, trained_on)
             target = (output / name).with_suffix(_suffix(path))
             if target in taken:
-                raise ValueError(
-                    f"{path}: its results would replace those of another {target.name}"
-                )
+                raise DataError(f"{path}: its results would replace those of another {target.name}")
             shown = {"observed": _thumbnail(_seen(image))}
             for label, values in results:
                 file = target.with_name(f"{path.stem}-{label}{target.suffix}")
@@ -131,13 +135,21 @@ def inpaint(
                 records.write_atomically(file, write)
                 shown[label] = _thumbnail(values)
             taken.add(target)
+            if image.observed.all():
+                complete.append(path)
             if len(sheet) < ON_SHEET:
                 sheet[name] = shown
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:  # Runtime: torch's memory
+        except (DataError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise  # torch says so where there is none left; anything else is our fault
             reason = " ".join(str(error).split()) or type(error).__name__
             failed[path] = reason if path.name in reason else f"{path}: {reason}"
         progress.update()
     progress.close()
+    for path in complete:
+        print(f"note: {path}: no pixel is missing, it is given back as it is", file=sys.stderr)
+    if len(complete) == len(files):
+        print("note: nothing was missing: check --missing and --missing-value", file=sys.stderr)
     if sheet:
         _contact_sheet(output / "contact-sheet.png", sheet)
     return failed
@@ -166,16 +178,16 @@ def fill_in(
             was trained on incomplete images.
 
     Raises:
-        ValueError: the image does not fit the run; the message names it.
+        DataError: the image does not fit the run; the message names it.
     """
     bands = image.values.shape[2]
     if bands != config.bands and (bands, config.bands) != (1, 3):  # grey is filled in as RGB
-        raise ValueError(f"{name}: {bands} bands, but the run was trained on {config.bands}")
+        raise DataError(f"{name}: {bands} bands, but the run was trained on {config.bands}")
     ranges = [options.limits] if options.limits else trained_on or [value_range(image.values)]
     low, high = np.broadcast_to(np.array(ranges, dtype=float), (bands, 2)).T  # (C,) each
     known = np.where(image.observed[..., None], image.values, low)
     if trained_on is None and ((known < low).any() or (known > high).any()):
-        raise ValueError(
+        raise DataError(
             f"{name}: observed values lie outside {low[0]:g} to {high[0]:g}: give the range"
         )
     x = np.where(image.observed[..., None], to_unit(known, low, high).clip(-1, 1), 0)
@@ -289,7 +301,7 @@ def _contact_sheet(path: Path, sheet: dict[str, dict[str, np.ndarray]]) -> None:
     """The first three bands as colours, each image from its least to its greatest value."""
     import matplotlib.pyplot as plt
 
-    from paperlib.plots import sheet_figure
+    from paperlib.plots import save_figure, sheet_figure
 
     rows = {}
     for name, shown in sheet.items():
@@ -303,5 +315,5 @@ def _contact_sheet(path: Path, sheet: dict[str, dict[str, np.ndarray]]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script without a font
         figure = sheet_figure(rows)
-        records.write_atomically(path, lambda draft: figure.savefig(draft, format="png"))
+        save_figure(figure, path)
     plt.close(figure)

@@ -68,7 +68,9 @@ class Keys(Collection[str]):
                 try:
                     yield key.decode()
                 except UnicodeDecodeError:
-                    raise DataError(f"lsun: {self._path}: the key {key!r} is not text") from None
+                    raise DataError(
+                        f"lsun: {self._path}: the key {key!r} is not text: {LSUN.HOW_TO_GET_IT}"
+                    ) from None
 
     def __contains__(self, image_id: object) -> bool:
         with self._environment.begin() as transaction:

@@ -8,6 +8,7 @@ size, 2 for the laptop's, where thin layers at full resolution waste the process
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -26,8 +27,8 @@ def pyramid_fill(y: Tensor, m: Tensor, trust: float = 0.02, sweeps: int = 0) -> 
     al., The Lumigraph, 1996).
 
     ``sweeps`` relax each level towards the biharmonic equation: slopes then go on into a hole,
-    where pull-push alone flattens. On the way from coarse to fine few are needed (a cascadic
-    multigrid, Bornemann and Deuflhard 1996).
+    where pull-push alone flattens. From coarse to fine few are needed (a cascadic multigrid,
+    Bornemann and Deuflhard 1996).
 
     Args:
         y: observations, (B, C, H, W), 0 where missing.
@@ -51,14 +52,27 @@ def pyramid_fill(y: Tensor, m: Tensor, trust: float = 0.02, sweeps: int = 0) -> 
             guess = F.interpolate(guess, scale_factor=2, mode="bilinear")
         values, weights = level[:, :-1], level[:, -1:]
         guess = (values + trust * guess) / (weights + trust)
-        for _ in range(sweeps):
-            guess = guess - laplacian(laplacian(guess)) / STEEPEST_BILAPLACIAN
+        for step in relaxation_steps(sweeps):
+            guess = guess - step * laplacian(laplacian(guess))
             guess = (values + trust * guess) / (weights + trust)
     return guess
 
 
-STEEPEST_BILAPLACIAN = 40
-"""Larger than half the largest eigenvalue of the squared Laplacian, 64: relaxation converges."""
+def relaxation_steps(sweeps: int, steepest: float = 64.0, flattest: float = 0.3) -> list[float]:
+    """Chebyshev's steps for so many relaxations by the squared Laplacian: all errors fall together.
+
+    Args:
+        sweeps: how many; some tens at most, or rounding errors grow.
+        steepest: the largest eigenvalue, 8 squared.
+        flattest: the smallest that still matters; smoother errors are the coarser level's to mend.
+
+    Returns:
+        the steps, small and large in turn.
+    """
+    middle, half = (steepest + flattest) / 2, (steepest - flattest) / 2
+    roots = [middle + half * math.cos(math.pi * (k + 0.5) / sweeps) for k in range(sweeps)]
+    pairs = zip(roots[: (sweeps + 1) // 2], reversed(roots), strict=False)  # descending, ascending
+    return [1 / root for pair in pairs for root in pair][:sweeps]
 
 
 def laplacian(u: Tensor) -> Tensor:

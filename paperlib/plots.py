@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
+from paperlib.files import write_atomically
 from paperlib.models import Generator
 from paperlib.sampling import latents, reconstruct
 
@@ -30,6 +32,11 @@ def use_style() -> None:
     """The package's style: seaborn's white ticks, colour-blind palette, vector-friendly fonts."""
     sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
     plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 200, "savefig.bbox": "tight"})
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the suffix; DiskFull where there is no room."""
+    write_atomically(path, lambda draft: figure.savefig(draft, format=path.suffix[1:]))
 
 
 def to_picture(x: Tensor, m: Tensor | None = None, border: int = 0) -> np.ndarray:

@@ -80,7 +80,8 @@ class Recipe1M(Source):
             for image_id in images:
                 if not isinstance(image_id, str) or not NAME.fullmatch(image_id):
                     raise DataError(
-                        f"{layer2}: entry {number} (from 0): image {image_id!r} refused"
+                        f"{layer2}: entry {number} (from 0): image {image_id!r} refused, for it is no "
+                        "name of a file: download it again"
                     )
                 found.setdefault(image_id, partition)  # a recipe may repeat another's image
         if "" not in self._roots:

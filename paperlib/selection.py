@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from paperlib.calibration import coverage, energy_score
 from paperlib.config import ConfigurationError, EvaluationConfig, RunConfig
 from paperlib.corruption import MaskLaw, corrupt
 from paperlib.data import Observations, law_of, load_prepared
+from paperlib.divergence import Diverged
 from paperlib.image_source import DataError
 from paperlib.metrics import BATCH, bootstrap_ratio
 from paperlib.progress import track
@@ -107,17 +109,20 @@ def score_run(run: Path, device: torch.device | str | None = None) -> dict[str, 
     device = torch.device(device or default_device())
     G = load_generator(run, device)
     config = records.load_config(run)
-    trained = records.read_json(run / "record.json")
+    trained = records.read_record(run / "record.json")
     data = load_prepared(config.data)
     if trained["data_checksum"] != data.checksum:
-        raise records.RunError(f"{run} was trained on other data than {data.folder} now holds")
+        raise records.RunError(
+            f"{run} was trained on other data than {data.folder} now holds: prepare those, or delete "
+            "the run and train it again"
+        )
     rests_on = {
         "generator_checksum": trained["generator_checksum"],
         "data_checksum": data.checksum,
         "selection": SELECTION_VERSION,
     }
     path = run / "selection.json"
-    if path.is_file() and (done := records.read_json(path)).get("rests_on") == rests_on:
+    if path.is_file() and (done := records.read_record(path)).get("rests_on") == rests_on:
         return done
     p_m = law_of(config)
     observed = Observations(data, "validation", p_m, config.mask_seed, device)
@@ -143,8 +148,7 @@ def score_run(run: Path, device: torch.device | str | None = None) -> dict[str, 
         "rests_on": rests_on,
         "scores": {name: vars(bootstrap_ratio(v[any_hidden])) for name, v in kept.items()},
     }
-    records.write_json(path, record)
-    return record
+    return records.write_record(path, record)
 
 
 def candidates(config: RunConfig, grid: dict[str, list[Any]]) -> list[RunConfig]:
@@ -173,10 +177,12 @@ def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> list[
         folder: gets a run's directory for each candidate, named by its values.
 
     Returns:
-        the records, the best (least energy score) first, and last those that are not numbers.
+        the records, the best (least energy score) first, and last those that are not numbers. A
+        candidate whose training diverges is left out, and said on standard error.
 
     Raises:
         ConfigurationError: as ``candidates``.
+        Diverged: all of them do.
         DataError, RunError: as ``score_run`` and ``train``.
     """
     found = []
@@ -184,8 +190,15 @@ def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> list[
     load_prepared(config.data).indices("validation")  # its lack is said before hours of work
     for candidate in track(trials, len(trials), f"selecting {', '.join(grid)} of {config.name}"):
         name = "-".join(f"{key}={_short(getattr(candidate, key))}" for key in grid)
-        train(candidate, folder / name)
+        try:
+            train(candidate, folder / name)
+        except Diverged as fault:
+            print(f"left out: {fault}", file=sys.stderr)
+            diverged = fault
+            continue
         found.append(score_run(folder / name) | {"name": name})
+    if not found:
+        raise diverged
     return sorted(found, key=_energy)
 
 

@@ -59,7 +59,9 @@ class BlueMarble(Source):
         whole = np.asarray(Image.open(self.path).convert("RGB"))
         rows, columns = whole.shape[0] // self.size, whole.shape[1] // self.size
         if rows < 2 or columns < 2:
-            raise DataError(f"bluemarble: the map is too small for tiles of {self.size} px")
+            raise DataError(
+                f"bluemarble: the map is too small for tiles of {self.size} px: lower size"
+            )
         whole = whole[: rows * self.size, : columns * self.size]
         return whole.reshape(rows, self.size, columns, self.size, 3).swapaxes(1, 2)
 
@@ -104,7 +106,7 @@ class Folder(Source):
         )
         if not found:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
-            raise DataError(f"folder: no images ({kinds}) in {self.path}")
+            raise DataError(f"folder: no images ({kinds}) in {self.path}; {self.HOW_TO_GET_IT}")
         return found
 
     def read(self, image_id: str) -> np.ndarray:

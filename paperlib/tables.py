@@ -13,6 +13,7 @@ from scipy import stats
 from paperlib import paths, records
 from paperlib.config import EvaluationConfig, RunConfig, evaluation_configs, load_profile
 from paperlib.features import kernel_distance_name
+from paperlib.integrity import prepared_faults, run_faults
 from paperlib.references import REFERENCES
 
 TABLE1 = {
@@ -70,30 +71,40 @@ def load_evaluations(profile: str) -> pd.DataFrame:
     run, "ambientgan" for the samples of MisGAN's data generator, a reference (seed 0), or a peer.
 
     Raises:
-        RunError: a record does not belong to the run that the profile describes, or to the
-            generator beside it; the message names it.
+        RunError: a record does not belong to the run that the profile describes, to the weights
+            beside it or to the data, or rests on other data than another; the message names it.
     """
     rows: list[dict[str, Any]] = []
+    data: dict[str, tuple[str, Path]] = {}  # folder -> checksum, and the first record of it
+    name = Path(profile).stem
+
+    def refuse_other_data(path: Path, config: EvaluationConfig, record: dict[str, Any]) -> None:
+        checksum = record.get("data_checksum")
+        first, other = data.setdefault(config.data.folder, (checksum, path))
+        if checksum != first:
+            raise records.RunError(f"{path} rests on other data than {other}: make both again")
 
     def add(corruption: str, method: str, seed: int, metrics: dict[str, Any]) -> None:
         about = {"corruption": corruption, "method": method, "seed": seed}
         rows.extend(about | {"metric": k} | measured for k, measured in metrics.items())
 
     for config, record in load_records(profile):
+        refuse_other_data(paths.runs(name) / config.name / "evaluation.json", config, record)
         add(config.corruption, config.row, config.seed, record["metrics"])
         if "data_generator" in record:
             row = config.row.replace("misgan", "ambientgan")
             add(config.corruption, row, config.seed, record["data_generator"])
-    name = Path(profile).stem
     for measured_on in evaluation_configs(profile):
         for reference in REFERENCES:
             path = paths.references(name) / f"{measured_on.corruption}-{reference}.json"
             if path.is_file():
                 record = _of_configuration(path, measured_on)
+                refuse_other_data(path, measured_on, record)
                 add(measured_on.corruption, reference, 0, record["metrics"])
         for path in sorted(paths.peers(name).glob(f"{measured_on.corruption}-*.json")):
-            record = _of_configuration(path, config)
-            add(config.corruption, record["peer"], record["seed"], record["metrics"])
+            record = _of_configuration(path, measured_on)
+            refuse_other_data(path, measured_on, record)
+            add(measured_on.corruption, record["peer"], record["seed"], record["metrics"])
     columns = ["corruption", "method", "seed", "metric", "value", "low", "high", "images"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -103,18 +114,16 @@ def load_records(profile: str) -> Iterator[tuple[RunConfig, dict[str, Any]]]:
     for config in load_profile(profile):
         run = paths.runs(Path(profile).stem) / config.name
         if (run / "evaluation.json").is_file():
-            record = _of_configuration(run / "evaluation.json", config)
-            trained = records.read_json(run / "record.json")
-            if record["rests_on"]["generator_checksum"] != trained["generator_checksum"]:
-                raise records.RunError(
-                    f"{run} was trained again after its evaluation: evaluate it again"
-                )
-            yield config, record
+            for fault in run_faults(run, config):
+                raise records.RunError(str(fault))
+            yield config, records.read_record(run / "evaluation.json")
 
 
 def _of_configuration(path: Path, config: EvaluationConfig) -> dict[str, Any]:
-    record = records.read_json(path)
+    record = records.read_record(path)
     records.refuse_other_configuration(path, record["config"], config)
+    for fault in prepared_faults(path, record, config):
+        raise records.RunError(str(fault))
     return record
 
 
@@ -248,18 +257,20 @@ def write_tables(profile: str) -> list[Path]:
     Returns:
         the six paths, Table 1's first.
     """
-    return [
-        *_write_table(profile, "Table 1", table1(profile), TABLE1),
-        *_write_table(profile, "Table 2", table2(profile), TABLE2),
-    ]
+    return records.write_texts(paths.RESULTS / Path(profile).stem, rendered(profile))
 
 
-def _write_table(
-    profile: str, title: str, table: pd.DataFrame, labels: dict[str, str]
-) -> list[Path]:
+def rendered(profile: str) -> dict[str, str]:
+    """What ``write_tables`` writes: file name -> text."""
     name = Path(profile).stem
-    target = paths.RESULTS / name / f"{title.lower().replace(' ', '')}.csv"
-    records.write_atomically(target, lambda draft: table.to_csv(draft, index=False))
+    return {
+        **_rendered(name, "Table 1", table1(profile), TABLE1),
+        **_rendered(name, "Table 2", table2(profile), TABLE2),
+    }
+
+
+def _rendered(name: str, title: str, table: pd.DataFrame, labels: dict[str, str]) -> dict[str, str]:
+    stem = title.lower().replace(" ", "")
     distance = table["metric"].iloc[0]
     beyond = ["mse_missing", "mse_without_z", "mse_best", "seam",
               kernel_distance_name(distance)]  # fmt: skip
@@ -274,10 +285,11 @@ def _write_table(
     latex = wide(table, [distance, "mse", "std"], r"\textbf{{{}}}", "", labels).to_latex(
         multicolumn_format="c", column_format="l" + "r" * 18, escape=False
     )
-    written = {".md": markdown + note + "\n", ".tex": latex + f"% {note}\n"}
-    for suffix, text in written.items():
-        records.write_text(target.with_suffix(suffix), text)
-    return [target, *(target.with_suffix(suffix) for suffix in written)]
+    return {
+        f"{stem}.csv": table.to_csv(index=False),
+        f"{stem}.md": markdown + note + "\n",
+        f"{stem}.tex": latex + f"% {note}\n",
+    }
 
 
 def _note(table: pd.DataFrame, profile: str, distance: str) -> str:

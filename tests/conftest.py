@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from paperlib import paths
@@ -31,6 +32,11 @@ from paperlib.config import RunConfig
 from paperlib.data import prepare
 
 N_IMAGES = 60
+
+# Random examples: few and always the same in make test, many and others in make fuzz.
+settings.register_profile("test", max_examples=30, derandomize=True, deadline=None, database=None)
+settings.register_profile("fuzz", max_examples=2500, deadline=None)
+settings.load_profile("test")
 
 torch.set_num_threads(1)  # sums keep their order: tests of bit-identity need it
 

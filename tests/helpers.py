@@ -94,6 +94,27 @@ def state(net: nn.Module) -> dict[str, torch.Tensor]:
 
 # What lies on disk
 
+TIMES = {"seconds", "images_per_second"}  # all of a log that may differ between equal runs
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    """The averaged generators: G's, and MisGAN's of complete images."""
+    found = {p.name: p.read_bytes() for p in run.glob("*.safetensors")}
+    assert "generator.safetensors" in found
+    return found
+
+
+def log_without_times(run: Path) -> list[dict]:
+    lines = records.read_log(run)
+    assert lines and all(line.keys() >= TIMES for line in lines)
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """The same averaged weights, and the same log but for the times."""
+    assert weights(a) == weights(b)
+    assert log_without_times(a) == log_without_times(b)
+
 
 def put_garbage_under_the_missing_pixels(config: RunConfig, rows: np.ndarray, rng) -> int:
     """Overwrite what the masks hide in the prepared images; return how many pixels that were."""
@@ -139,9 +160,9 @@ def write_run(
 ) -> Path:
     """The made-up records of a trained and evaluated run; its folder."""
     run = paths.runs(profile) / config.name
-    records.write_json(run / "record.json", {"generator_checksum": "abc"})
-    record = {
-        "config": config.model_dump(),
+    about = {"config": config.model_dump(), "data_checksum": "def"}
+    records.write_json(run / "record.json", about | {"generator_checksum": "abc"})
+    record = about | {
         "rests_on": {"generator_checksum": checksum},
         "metrics": measured(metrics, spread),
     }
@@ -153,7 +174,8 @@ def write_reference(
     profile: str, config: EvaluationConfig, name: str, metrics: dict[str, float]
 ) -> None:
     """The made-up record of a reference."""
-    record = {"config": config.model_dump(), "metrics": measured(metrics | {"std": 0.0})}
+    about = {"config": config.model_dump(), "data_checksum": "def"}
+    record = about | {"metrics": measured(metrics | {"std": 0.0})}
     records.write_json(paths.references(profile) / f"{config.corruption}-{name}.json", record)
 
 
@@ -161,6 +183,7 @@ def write_peer(
     profile: str, config: EvaluationConfig, peer: str, metrics: dict[str, float], seed: int = 0
 ) -> None:
     """The made-up record of another library."""
-    record = {"config": config.model_dump(), "peer": peer, "seed": seed}
+    about = {"config": config.model_dump(), "data_checksum": "def"}
+    record = about | {"peer": peer, "seed": seed}
     path = paths.peers(profile) / f"{config.corruption}-{peer}-seed{seed}.json"
     records.write_json(path, record | {"metrics": measured(metrics)})

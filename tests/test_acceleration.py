@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from paperlib import acceleration, records, seeds, training
-from paperlib.acceleration import LateLog, ahead, choose, keeps_resident
+from paperlib.acceleration import LateLog, ahead, choose, keeps_resident, later
 from paperlib.algorithm1 import Algorithm1
 from paperlib.config import ConfigurationError, RunConfig
 from paperlib.data import (
@@ -27,6 +27,7 @@ from paperlib.data import (
     law_of,
     load_prepared,
 )
+from paperlib.divergence import Watch
 from paperlib.methods import METHODS, build_method, plain_generator
 from paperlib.records import RunError
 from paperlib.training import RunningAverage, train
@@ -386,10 +387,13 @@ def test_no_step_reads_a_value(method, corruption):
     method = build_method(config)
     average = RunningAverage(method.nets.G, plain_generator(config), 0.9)
     batches = batches_of(config, 0, "cpu")
+    watch = Watch("run", 0, [])
     with NothingIsRead():
-        method.step(batches, seeds.generator("s"))
+        scalars = method.step(batches, seeds.generator("s"))
         average.update(1)
         norms = training._gradient_norms(method)
+        watch.note(1, scalars | norms)
+        watch.note(2, scalars | norms)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
             norms["gradient_G"].item()
 
@@ -402,6 +406,24 @@ def test_line_of_the_log_is_written_a_step_late(tmp_path):
     line = {"step": 1, "a": float(torch.tensor(0.1)), "b": -2.0}
     assert log.write() == line and records.read_log(tmp_path) == [line]
     assert log.write() == {} and records.read_log(tmp_path) == [line]
+
+
+def test_values_read_later_are_those_of_their_time():
+    tensor = torch.tensor([1.0, 2.0])
+    read = later(tensor)
+    tensor = tensor + 1
+    assert read() == [1.0, 2.0] and later(tensor)() == [2.0, 3.0]
+
+
+def test_line_that_is_not_to_be_written_is_not(tmp_path):
+    def refuse():
+        raise RunError("diverged")
+
+    log = LateLog(tmp_path / "log.jsonl")
+    log.hold({"step": 1}, {"a": torch.tensor(0.1)}, refuse)
+    with pytest.raises(RunError, match="diverged"):
+        log.write()
+    assert not log.path.exists() and log.write() == {}
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])

@@ -44,6 +44,7 @@ EQUAL = {FRECHET: 1.0, "mse": 1.0, "std": 1.0}
 def results(tmp_path, monkeypatch):
     """A function that writes made-up records, of the (corruption, method) pairs it is told about,
     with intervals of +- ``spread``, and returns the profile."""
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
 
     def write(metrics, seeds="0", spread=0.02, more=None):

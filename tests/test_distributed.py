@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from paperlib import distributed, paths, records, seeds
 from paperlib.config import ConfigurationError, RunConfig
 from paperlib.corruption import ObservedMasks, corrupt, mask_law
+from paperlib.divergence import Diverged, Watch
 from paperlib.methods import build_method, optimizers
 from paperlib.training import train
 
@@ -79,6 +80,13 @@ def work(rank: int, folder: Path) -> None:
             distributed.own_rows(5)
         with pytest.raises(records.RunError, match="said by the first"):
             distributed.first(failing)
+        found["highest"] = distributed.highest(rank, 5 - rank)
+        watch = Watch("run", 3, [])
+        for step, value in ((4, 0.0), (5, rank * torch.nan), (6, torch.nan)):
+            watch.note(step, {"loss_g": torch.tensor(value), "loss_d": torch.tensor(0.0)})
+        with pytest.raises(Diverged) as fault:
+            watch.check()
+        found["diverged"] = str(fault.value)
     torch.save(found, folder / f"{rank}.pt")
 
 
@@ -125,6 +133,15 @@ def test_two_processes_draw_the_masks_and_codes_of_one(two):
     assert torch.equal(torch.cat([found["z"] for found in two]), z)
 
 
+def test_two_processes_agree_on_what_to_do(two):
+    assert [found["highest"] for found in two] == [(1, 5), (1, 5)]
+
+
+def test_two_processes_stop_where_one_diverged(two):
+    for found in two:
+        assert "run diverged at step 5: loss_g not finite" in found["diverged"]
+
+
 def test_alone_nothing_is_changed():
     config = tiny()
     method = build_method(config)
@@ -134,6 +151,7 @@ def test_alone_nothing_is_changed():
     assert distributed.own_rows(7) == slice(0, 7)
     log = {"a": torch.ones(())}
     assert distributed.means(log) is log
+    assert distributed.highest(3, 0) == (3, 0)
 
 
 # The whole loop, started by torchrun, in float32
@@ -212,7 +230,8 @@ def test_torchrun_trains_from_start_to_end_and_goes_on_with_what_one_began(works
 def test_a_batch_that_cannot_be_shared_is_said_in_a_line(workspace, tiny_config):
     done = torchrun(workspace, changed(tiny_config, batch_size=5))
     assert done.returncode != 0
-    assert "error: batch_size 5 is the joint batch of all processes: 2 cannot share" in done.stderr
+    line = "error: batch_size 5 is the joint batch of all processes: 2 cannot share"
+    assert done.stderr.count(line) == done.stderr.count("error: ") == 1  # one of them speaks
 
 
 def assert_alike(a: Path, b: Path, config: RunConfig) -> None:

@@ -670,6 +670,42 @@ def test_status_is_1_where_an_image_failed_and_the_line_names_it(command, run, o
     assert (tmp_path / "out" / "c-mean.png").is_file()
 
 
+def write_clear_sky(path: Path, seed: int = 5) -> Path:
+    """With an alpha channel, and nothing missing."""
+    values = picture(seed=seed)
+    alpha = np.full((*values.shape[:2], 1), 255, np.uint8)
+    Image.fromarray(np.concatenate([values, alpha], axis=2)).save(path)
+    return path
+
+
+def test_complete_image_among_others_comes_back_as_it_is_and_is_named(command, run, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write_alpha(folder / "a.png", picture())
+    clear = write_clear_sky(folder / "b.png")
+    status, lines = command(run, folder, out, "--samples", "2")
+    assert status == 0
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == 1 and str(clear) in notes[0] and "no pixel is missing" in notes[0]
+    for label in ("sample1", "sample2", "mean"):
+        assert np.array_equal(stored(out / f"b-{label}.png"), stored(clear)[..., :3])
+    assert not stored(out / "b-std.png").any()
+    assert stored(out / "a-std.png").any()
+
+
+def test_nothing_missing_at_all_says_what_to_check(command, run, tmp_path):
+    path = write_clear_sky(tmp_path / "a.png")
+    status, lines = command(run, path, tmp_path / "out", "--samples", "1")
+    assert status == 0 and lines[-1].startswith("note: ") and "--missing-value" in lines[-1]
+
+
+def test_image_that_does_not_say_what_is_missing_is_not_taken_for_complete(command, run, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    status, lines = command(run, tmp_path / "a.png", tmp_path / "out")
+    assert status == 1 and any("nothing says what is missing" in line for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
 def test_overwrite_writes_into_a_folder_in_use(command, run, tmp_path):
     path = write_alpha(tmp_path / "a.png", picture())
     out = tmp_path / "out"

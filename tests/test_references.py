@@ -12,7 +12,7 @@ from paperlib.config import EvaluationConfig
 from paperlib.corruption import CORRUPTIONS, corrupt, mask_law
 from paperlib.data import CompleteImages, load_prepared
 from paperlib.evaluation import evaluate_reference
-from paperlib.records import read_json, write_json
+from paperlib.records import read_json, write_record
 from paperlib.references import REFERENCES, biharmonic, fill, linear_interpolation, mean_fill
 
 every_reference = pytest.mark.parametrize("name", REFERENCES)
@@ -193,7 +193,7 @@ def test_a_reference_is_evaluated_again_where_something_else_is_measured(evaluat
 def test_a_record_that_rests_on_other_data_is_replaced(evaluated):
     record = evaluated()
     stale = record | {"rests_on": record["rests_on"] | {"data_checksum": "0" * 64}, "metrics": {}}
-    write_json(evaluated.path, stale)
+    write_record(evaluated.path, stale)
     assert evaluated()["metrics"] == record["metrics"]
 
 

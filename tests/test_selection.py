@@ -199,7 +199,7 @@ def test_scores_are_made_once_and_again_for_another_generator(trained, monkeypat
 
     other = run.parent / "other"
     train(changed(config, steps=2), other)
-    for name in ("generator.safetensors", "record.json"):
+    for name in ("generator.safetensors", "record.json", "config.json"):
         (run / name).write_bytes((other / name).read_bytes())
     assert score_run(run)["scores"] != first["scores"]
     with monkeypatch.context() as patch:

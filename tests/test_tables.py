@@ -1,13 +1,15 @@
 """Tables rest on records alone. The records here are made up."""
 
 import math
+import shutil
 
 import pandas as pd
 import pytest
+import yaml
 from helpers import measured, write_peer, write_reference, write_run
 
 from paperlib import paths, records, tables
-from paperlib.config import EvaluationConfig, evaluation_configs, load_profile
+from paperlib.config import EvaluationConfig, RunConfig, evaluation_configs, load_profile
 from paperlib.references import REFERENCES
 
 PROFILE = """
@@ -22,6 +24,7 @@ BASE, BOTH = (0.030, 0.034), (0.010, 0.014)  # MSE of the two seeds
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
     """A profile of which base and both have records, of two seeds; its path."""
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
     path = tmp_path / "made_up.yaml"
     path.write_text(PROFILE)
@@ -117,9 +120,57 @@ def test_a_run_trained_again_after_its_evaluation_is_refused(profile):
         tables.table1(profile)
 
 
+@pytest.mark.parametrize("part", ["record.json", "evaluation.json"])
+def test_a_record_on_other_data_is_refused_by_name(profile, part):
+    run = paths.runs("made_up") / load_profile(profile)[0].name
+    records.write_json(run / part, records.read_json(run / part) | {"data_checksum": "other"})
+    with pytest.raises(records.RunError, match=rf"{run.name}.*other data"):
+        tables.table1(profile)
+
+
+def test_runs_on_different_data_are_refused_naming_both(profile):
+    first, second = (paths.runs("made_up") / c.name for c in load_profile(profile)[:2])
+    for path in (second / "record.json", second / "evaluation.json"):
+        records.write_json(path, records.read_json(path) | {"data_checksum": "other"})
+    with pytest.raises(records.RunError, match=rf"{second.name}.*other data.*{first.name}"):
+        tables.table1(profile)
+
+
+def test_a_record_on_data_that_were_prepared_otherwise_since_is_refused_by_name(
+    profile, workspace, tiny_config
+):
+    path = workspace / "tiny.yaml"
+    shared = {k: v for k, v in tiny_config.model_dump().items() if v != getattr(RunConfig(), k)}
+    path.write_text(yaml.safe_dump(shared))
+    config = load_profile(str(path))[0]
+    run = write_run("tiny", config, {"mse": 0.5})
+    with pytest.raises(records.RunError, match=rf"{run}.*other data than .*{config.data.folder}"):
+        tables.table1(str(path))
+    shutil.rmtree(paths.DATA)  # without it there is nothing to compare with
+    tables.table1(str(path))
+
+
+def test_a_record_of_other_weights_is_refused_by_name(profile):
+    run = paths.runs("made_up") / load_profile(profile)[0].name
+    (run / "generator.safetensors").write_bytes(b"other")
+    with pytest.raises(records.RunError, match=rf"altered: {run}/generator\.safetensors"):
+        tables.table1(profile)
+
+
+@pytest.mark.parametrize("part", ["record.json", "evaluation.json"])
+def test_a_number_that_was_altered_in_a_record_is_refused_by_name(profile, part):
+    path = paths.runs("made_up") / load_profile(profile)[0].name / part
+    written = records.write_record(path, records.read_json(path))
+    tables.table1(profile)
+    records.write_json(path, written | {"seconds": 1.0})
+    with pytest.raises(records.RunError, match=rf"altered: {path}"):
+        tables.table1(profile)
+
+
 @pytest.fixture
 def switched(tmp_path, monkeypatch):
     """A profile with mask_aware, and both and misgan beside the same with another D."""
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
     path = tmp_path / "made_up.yaml"
     path.write_text(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import changed, put_garbage_under_the_missing_pixels
+from helpers import assert_same_run, changed, weights
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -30,28 +30,6 @@ from paperlib.training import (
     snapshot_steps,
     train,
 )
-
-SUPERVISED = ["unpaired", "paired"]
-UNSUPERVISED = [name for name in METHODS if name not in SUPERVISED]
-TIMES = {"seconds", "images_per_second"}  # all of a log that may differ between equal runs
-
-
-def weights(run: Path) -> dict[str, bytes]:
-    """The averaged generators: G's, and MisGAN's of complete images."""
-    found = {p.name: p.read_bytes() for p in run.glob("*.safetensors")}
-    assert "generator.safetensors" in found
-    return found
-
-
-def log_without_times(run: Path) -> list[dict]:
-    lines = records.read_log(run)
-    assert lines and all(line.keys() >= TIMES for line in lines)
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert weights(a) == weights(b)
-    assert log_without_times(a) == log_without_times(b)
 
 
 def interrupt_at(step: int):
@@ -326,7 +304,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(parts, whole, tiny_conf
     last.write_bytes(DAMAGE[damage](last.read_bytes()))
     resumed = []
     train(tiny_config, parts, on_log=lambda line, *_: resumed.append(line["step"]))
-    assert f"warning: {last} is damaged" in capsys.readouterr().out
+    assert f"warning: {last} is damaged" in capsys.readouterr().err
     assert resumed == [3, 4]
     assert_same_run(whole, parts)
 
@@ -353,69 +331,6 @@ def test_run_with_all_checkpoints_damaged_is_refused_and_kept(parts, tiny_config
         train(tiny_config, parts)
     assert str(parts) in str(error.value)
     assert {p.name: p.read_bytes() for p in parts.iterdir() if p.name != "config.json"} == before
-
-
-# Leak
-
-
-@pytest.mark.parametrize(
-    "method, corruption",
-    [(method, "small_patch") for method in UNSUPERVISED]
-    + [(method, c) for method in ("both", "misgan") for c in ("drop_pixel", "one_patch")],
-)
-def test_training_cannot_see_what_is_missing(workspace, tiny_config, method, corruption):
-    config = changed(tiny_config, method=method, corruption=corruption, steps=2)
-    data = load_prepared(config.data)
-    before = data.images().copy()
-    train(config, workspace / "original")
-    n = put_garbage_under_the_missing_pixels(
-        config, data.indices("training"), np.random.default_rng(1)
-    )
-    assert (data.images() != before).any(-1).sum() > 0.9 * n > 0  # the garbage is there
-    train(config, workspace / "garbage")
-    assert_same_run(workspace / "original", workspace / "garbage")
-
-
-@pytest.mark.parametrize("method", SUPERVISED)
-def test_supervised_training_does_see_what_is_missing(workspace, tiny_config, method):
-    # minimax: a hinge that is sure of its few complete images learns nothing from them
-    config = changed(tiny_config, method=method, steps=2, adversarial="minimax")
-    train(config, workspace / "original")
-    rows = load_prepared(config.data).indices("training")
-    put_garbage_under_the_missing_pixels(config, rows, np.random.default_rng(1))
-    train(config, workspace / "garbage")
-    assert weights(workspace / "original") != weights(workspace / "garbage")
-
-
-def test_unpaired_training_cannot_see_what_is_missing_of_the_images_it_observes(
-    workspace, tiny_config
-):
-    config = changed(tiny_config, method="unpaired", steps=2, adversarial="minimax")
-    train(config, workspace / "original")
-    observed = load_prepared(config.data).indices("training")[::2]
-    put_garbage_under_the_missing_pixels(config, observed, np.random.default_rng(1))
-    train(config, workspace / "garbage")
-    assert_same_run(workspace / "original", workspace / "garbage")
-
-
-def test_training_does_see_what_is_observed(workspace, whole, tiny_config):
-    # The counterpart, without which the test above could pass for want of any influence.
-    data = load_prepared(tiny_config.data)
-    images = np.load(data.folder / "images.npy", mmap_mode="r+")
-    images[data.indices("training")] ^= 1  # the last bit of each pixel
-    images.flush()
-    train(tiny_config, workspace / "changed")
-    assert weights(whole) != weights(workspace / "changed")
-
-
-def test_training_does_not_read_the_other_splits(workspace, whole, tiny_config):
-    data = load_prepared(tiny_config.data)
-    images = np.load(data.folder / "images.npy", mmap_mode="r+")
-    for split in ("validation", "test"):
-        images[data.indices(split)] = 77
-    images.flush()
-    train(tiny_config, workspace / "changed")
-    assert_same_run(whole, workspace / "changed")
 
 
 # Snapshots
@@ -521,7 +436,7 @@ def test_record_without_the_checksum_is_named(workspace, tiny_config):
     run = workspace / "run"
     train(tiny_config, run)
     record = records.read_json(run / "record.json")
-    del record["generator_checksum"]
+    del record["generator_checksum"], record["checksum"]  # as of an older version
     records.write_json(run / "record.json", record)
     with pytest.raises(records.RunError, match=r"record\.json lacks generator_checksum"):
         load_generator(run)

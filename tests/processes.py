@@ -1,0 +1,68 @@
+"""Processes of a test's own: each a fork of one that has imported torch, so that it starts at once."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_forks = multiprocessing.get_context("forkserver")  # a fork of the tests' own process might hang
+_forks.set_forkserver_preload(["pytest", "paperlib.evaluation", "paperlib.plots"])
+
+
+def start(work: Callable[..., Any], *arguments: Any, output: Path | None = None) -> Any:
+    """Begin ``work(*arguments)`` in a process, which writes what it says to ``output``."""
+    process = _forks.Process(target=_work, args=(work, arguments, output), daemon=True)
+    process.start()
+    return process
+
+
+def finish(process: Any, seconds: float = 120) -> int:
+    """Wait for it; its exit status, or the negative number of the signal that killed it."""
+    process.join(seconds)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def wait_in_step(number: int, folder: Path) -> None:
+    """Let training wait in a step until the file ``folder / "go"`` is there.
+
+    ``folder / "waiting"`` says that it does.
+    """
+    from paperlib.algorithm1 import Algorithm1
+
+    step, calls = Algorithm1.step, itertools.count(1)
+
+    def waiting(*inputs: Any) -> Any:
+        if next(calls) == number:
+            (folder / "waiting").touch()
+            while not (folder / "go").exists():
+                time.sleep(0.005)
+        return step(*inputs)
+
+    Algorithm1.step = waiting
+
+
+def _work(work: Callable[..., Any], arguments: tuple, output: Path | None) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    target = os.open(output or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    status = work(*arguments)
+    sys.stdout.flush()
+    if isinstance(status, int):
+        sys.exit(status)
