@@ -54,7 +54,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomically(path, lambda draft: draft.write_text(text))
+    write_atomically(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
     """Write text files by name, each atomically; return their paths."""
     for name, text in texts.items():
-        write_atomically(folder / name, lambda d, text=text: d.write_text(text, encoding="utf-8"))
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 
