@@ -90,7 +90,7 @@ class CelebA(Source):
 
     def read(self, image_id: str) -> np.ndarray:
         name = self._names[image_id]
-        data = self._unpacked(name) if self._archive else (self.path / name).read_bytes()
+        data = _unpacked(self._archive, name) if self._archive else (self.path / name).read_bytes()
         image = open_image(io.BytesIO(data), self.max_pixels)
         width, height = image.size
         side = self.CROPS.get(image.size)
@@ -101,14 +101,6 @@ class CelebA(Source):
         left, top = (width - side) // 2, (height - side) // 2
         square = image.convert("RGB").crop((left, top, left + side, top + side))
         return np.asarray(square.resize((self.size, self.size), Image.Resampling.BOX))
-
-    def _unpacked(self, name: str) -> bytes:
-        if (length := self._archive.getinfo(name).file_size) > MAX_BYTES:
-            raise ValueError(f"unpacks to {length} bytes, more than {MAX_BYTES}: no such picture")
-        try:
-            return self._archive.read(name)  # no more than it says
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise OSError(f"damaged in the zip, or encrypted ({error})") from None
 
     def fingerprint(self) -> str:
         if self._archive is None:
@@ -157,3 +149,12 @@ def _refuse_link_out(archive: Path, member: zipfile.ZipInfo) -> None:
         raise DataError(
             f"celeba: {archive}: member {member.filename!r} {kind}: refused; {CelebA.HOW_TO_GET_IT}"
         )
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    if (length := archive.getinfo(name).file_size) > MAX_BYTES:
+        raise ValueError(f"unpacks to {length} bytes, more than {MAX_BYTES}: no such picture")
+    try:
+        return archive.read(name)  # no more than it says
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise OSError(f"damaged in the zip, or encrypted ({error})") from None

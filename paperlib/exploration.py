@@ -71,7 +71,8 @@ def _data_of(run: Path) -> DataConfig | None:
 
 def responses(G: Generator, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
     """x~ (equation 4) for several z (K, nz) at once: (K, 3, H, W)."""
-    return reconstruct(G, *(t.expand(len(z), -1, -1, -1) for t in (y, m)), z[None])[0]
+    y, m = (t.expand(len(z), -1, -1, -1) for t in (y, m))
+    return reconstruct(G, y, m, z[None])[0]
 
 
 def main_directions(G: Generator, y: Tensor, m: Tensor, count: int = 2) -> Tensor:
@@ -192,4 +193,4 @@ def save_picture(folder: Path, image: Image.Image, choices: Mapping[str, Any]) -
 def saved_choices(path: Path) -> dict[str, Any]:
     """What was chosen when a picture was saved."""
     with Image.open(path) as image:
-        return json.loads(image.text[METADATA])
+        return json.loads(image.info[METADATA])

@@ -10,7 +10,7 @@ all answers; another run the answers of its side; the sliders of z one reconstru
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,11 @@ class Explorer:
 
     def choices(self) -> dict[str, Any]:
         """All that determines the picture, as JSON values."""
-        parameters = {
+        laws: dict[type, str] = {
             Patch: f" n{self.n.value} k{self.k.value}",
             DropPixel: f" p{self.p.value:g}",
-        }.get(type(self.law), "")
+        }
+        parameters = laws.get(type(self.law), "")
         painted = " painted" if self.painted else ""
         return {
             "image": self.image.value,
@@ -192,7 +193,9 @@ class Explorer:
     # The widgets
 
     def _build(self) -> None:
-        def slider(kind: type, label: str, value: float, low: float, high: float, step: float):
+        def slider(
+            kind: type, label: str, value: float, low: float, high: float, step: float
+        ) -> Any:
             return kind(
                 value=value, min=low, max=high, step=step, description=label, layout=WIDE,
                 style=STYLE,
@@ -251,7 +254,7 @@ class Explorer:
         return [top, codes, row(sides, layout=WRAPPED), self.message]
 
     def _connect(self) -> None:
-        def on_change(action, *controls: widgets.Widget) -> None:
+        def on_change(action: Callable[[], object], *controls: widgets.Widget) -> None:
             for control in controls:
                 control.observe(lambda _: action(), names="value")
 

@@ -34,7 +34,7 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, and rename it.
 
     Raises:
@@ -50,6 +50,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             flush(path.parent)  # its new name, too
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 @contextmanager

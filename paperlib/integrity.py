@@ -186,7 +186,11 @@ def measured_faults(
     rests_on = record.get("rests_on")
     if rests_on is None:  # a peer's record says it by its configuration alone
         return
-    now = {"split": config.eval_split, "images": config.eval_images, "metrics": version}
+    now: dict[str, Any] = {
+        "split": config.eval_split,
+        "images": config.eval_images,
+        "metrics": version,
+    }
     now["data_checksum"] = record.get("data_checksum")
     if "samples" in rests_on:
         now["samples"] = config.eval_samples

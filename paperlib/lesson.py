@@ -33,7 +33,7 @@ def _compared(yours: Answer, expected: Tensor, within: float) -> str:
         shape = tuple(yours.shape) if isinstance(yours, Tensor) else type(yours).__name__
         return f"expected the shape {tuple(expected.shape)}, yours {shape}: {_verdict(False)}"
     difference = (yours - expected).abs().max().item()  # NaN, if any, fails below
-    right = torch.isfinite(yours).all().item() and difference <= within
+    right = bool(torch.isfinite(yours).all()) and difference <= within
     return f"expected a difference of 0, yours {difference:.3g}: {_verdict(right)}"
 
 

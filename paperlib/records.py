@@ -34,7 +34,7 @@ import torch
 
 from paperlib import distributed, paths
 from paperlib.config import BOOKKEEPING, ConfigurationError, EvaluationConfig, RunConfig
-from paperlib.files import flush, naming_a_full_disk, write_atomically
+from paperlib.files import flush, naming_a_full_disk, write_atomically, write_text
 
 CHECKPOINTS_KEPT = 2
 MAPPINGS = ("config", "rests_on", "metrics", "files")  # of a record, where it has them
@@ -46,11 +46,6 @@ LIBRARIES = (
 
 class RunError(RuntimeError):
     """A run directory that cannot be used; the message names it and says what to do."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_atomically(path, lambda draft: draft.write_text(text))
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -74,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
     """Write text files by name, each atomically; return their paths."""
     for name, text in texts.items():
-        write_atomically(folder / name, lambda d, text=text: d.write_text(text, encoding="utf-8"))
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 

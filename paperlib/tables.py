@@ -75,7 +75,7 @@ def load_evaluations(profile: str) -> pd.DataFrame:
             beside it or to the data, or rests on other data than another; the message names it.
     """
     rows: list[dict[str, Any]] = []
-    data: dict[str, tuple[str, Path]] = {}  # folder -> checksum, and the first record of it
+    data: dict[str, tuple[str | None, Path]] = {}  # folder -> checksum, and the first record of it
     name = Path(profile).stem
 
     def refuse_other_data(path: Path, config: EvaluationConfig, record: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def train(
         KeyboardInterrupt: by Ctrl-C or SIGTERM, after a checkpoint.
     """
     device = torch.device(device or default_device())
-    on_nan = what_to_do(on_nan)
+    at_nan = what_to_do(on_nan)
     rollbacks: list[dict[str, Any]] | None = None  # those of the checkpoint
     with terminated_in_order(), ExitStack() as stack:
         distributed.first(lambda: stack.enter_context(locked(run / "lock")))
@@ -73,7 +73,7 @@ def train(
             try:
                 return _train(config, run, device, on_log, rollbacks)
             except Diverged as fault:
-                if on_nan == "stop":
+                if at_nan == "stop":
                     raise
                 rollbacks = fault.rolled_back()
             back = rollbacks[-1]
@@ -170,9 +170,9 @@ def _train(
                 if on_log is not None and line and distributed.rank() == 0:
                     on_log(line, averages["generator"].model)
                 due = clock.seconds() - checkpointed > config.checkpoint_seconds
-                due, signal = distributed.highest(due, held.signal)  # all processes do the same
+                any_due, signal = distributed.highest(due, held.signal)  # all processes do the same
                 held.raise_noted(signal)
-                if due:
+                if any_due:
                     line = save() or line
                     checkpointed = clock.seconds()
                 shown = [key for key in SHOWN_IN_PROGRESS if key in line]

@@ -47,7 +47,9 @@ def built(tmp_path_factory):
 def test_the_wheel_has_the_library_its_profiles_and_nothing_else(built):
     modules = {f"paperlib/{p.name}" for p in (paths.ROOT / "paperlib").glob("*.py")}
     profiles = {f"paperlib/configs/{p.name}" for p in paths.CONFIGS.glob("*.yaml")}
-    expected = modules | profiles | {"paperlib/paper_tables.csv", "paperlib/py.typed"}
+    runs = (p for p in (paths.ROOT / "paperlib/pretrained_runs").rglob("*") if p.is_file())
+    expected = modules | profiles | {p.relative_to(paths.ROOT).as_posix() for p in runs}
+    expected |= {"paperlib/paper_tables.csv", "paperlib/py.typed"}
     assert {name for name in built[0] if ".dist-info/" not in name} == expected
 
 

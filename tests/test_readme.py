@@ -89,8 +89,8 @@ def test_commands_exist(page, capsys):
     for command in commands:
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
-    targets = re.findall(r"^(\w+):", (paths.ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    assert set(re.findall(r"(?:`|^)make (\w+)", text, flags=re.MULTILINE)) <= set(targets)
+    targets = re.findall(r"^([\w-]+):", (paths.ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert set(re.findall(r"(?:`|^)make ([\w-]+)", text, flags=re.MULTILINE)) <= set(targets)
     assert page is not README or {"prepare", "train", "select", "inpaint"} <= commands
 
 
