@@ -182,7 +182,9 @@ def _run(options: argparse.Namespace) -> None:
         written = [*write_tables(options.profile), *write_claims(options.profile)]
         print("\n".join(map(str, written)))
         return
-    for run in [_named(runs, options.run)] if options.run else runs:
+    from paperlib.progress import each_run
+
+    for run in each_run([_named(runs, options.run)] if options.run else runs):
         folder = paths.runs(profile) / run.name
         if options.command == "train":
             from paperlib import distributed

@@ -139,7 +139,7 @@ def _course(
         G = plain_generator(config)
         G.load_state_dict(load_file(path))
         reconstruct = sampler(G.to(device), 2, config.evaluation_seed)
-        measured = protocol.measure(reconstruct, f"{config.name}, step {step}")
+        measured = protocol.measure(reconstruct, f"evaluating {config.name} at step {step}")
         course.append({"step": step, "seconds": then} | {k: measured[k]["value"] for k in shown})
     end = {k: final[k]["value"] for k in shown}
     return [*course, {"step": config.steps, "seconds": seconds} | end]

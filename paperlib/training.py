@@ -83,8 +83,8 @@ def train(
     batches = seen.batches(config.batch_size, config.seed, start, own)
     if device.type == "cuda" and not seen.resident:
         batches = ahead(batches, device)
-    progress = Progress(config.steps, run.name, done=step)
     images = config.batch_size * method.batches_per_step
+    progress = Progress(config.steps, f"training {run.name}", done=step, images=images)
     clock = Clock(seconds)
     kept_on_the_way = snapshot_steps(config)
     checkpointed, logged = clock.seconds(), (step, clock.seconds())
