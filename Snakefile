@@ -65,12 +65,12 @@ onsuccess:
     print(f"Done: tables, figures and executed notebooks are in {OUT}")
 
 
-localrules: all
+localrules: all, report
 
 
 rule all:
     input:
-        TABLES, CLAIMS, OUT / "figure4.png", OUT / "figure5.png",
+        TABLES, CLAIMS, OUT / "figure4.png", OUT / "figure5.png", OUT / "report.html",
 
 
 rule prepare:
@@ -175,3 +175,12 @@ rule tables:
         notebook = OUT / "notebooks" / "06_tables.ipynb",
     shell:
         PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE}"
+
+
+rule report:
+    input:
+        TABLES, CLAIMS, OUT / "figure4.png", OUT / "figure5.png",
+    output:
+        OUT / "report.html",
+    shell:
+        "python -m paperlib report {PROFILE}"

@@ -289,13 +289,14 @@ def write_claims(profile: str) -> list[Path]:
     table = claims_table(profile)
     csv, markdown = (paths.RESULTS / name / f"claims.{suffix}" for suffix in ("csv", "md"))
     records.write_atomically(csv, lambda draft: table.to_csv(draft, index=False))
-    text = f"# The paper's claims, profile {name}\n\n{to_markdown(_verdicts(table))}\n"
-    text += "## What each rests on\n\n" + to_markdown(_statements(table)) + "\n" + _rule(table)
+    text = f"# The paper's claims, profile {name}\n\n{to_markdown(verdicts(table))}\n"
+    text += "## What each rests on\n\n" + to_markdown(statements(table)) + "\n" + rule(table)
     records.write_atomically(markdown, lambda draft: draft.write_text(text))
     return [csv, markdown]
 
 
-def _verdicts(table: pd.DataFrame) -> pd.DataFrame:
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """Formatted cells, one row a claim, from what ``claims_table`` returns."""
     rows = {}
     for number, part in table.groupby("claim"):
         counts = part["outcome"].value_counts()
@@ -308,7 +309,9 @@ def _verdicts(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("#")
 
 
-def _statements(table: pd.DataFrame) -> pd.DataFrame:
+def statements(table: pd.DataFrame) -> pd.DataFrame:
+    """Formatted cells, one row a statement, from what ``claims_table`` returns."""
+
     def number(value: float) -> str:
         return DASH if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.3g}"
 
@@ -328,7 +331,8 @@ def _statements(table: pd.DataFrame) -> pd.DataFrame:
     return shown.set_index(table["claim"].astype(str).rename("#"))
 
 
-def _rule(table: pd.DataFrame) -> str:
+def rule(table: pd.DataFrame) -> str:
+    """The rule of this file's beginning, and what one seed a run means for it."""
     lines = __doc__.split("The rule. ")[1].strip().splitlines()
     text = "\n".join(line.strip() for line in lines) + "\n"
     seeds = table.loc[table["seeds"] > 0, "seeds"]

@@ -261,20 +261,15 @@ def _write_table(
     target = paths.RESULTS / name / f"{title.lower().replace(' ', '')}.csv"
     records.write_atomically(target, lambda draft: table.to_csv(draft, index=False))
     distance = table["metric"].iloc[0]
-    beyond = ["mse_missing", "mse_without_z", "mse_best", "seam",
-              kernel_distance_name(distance)]  # fmt: skip
-    note = _note(table, name, distance)
+    about = note(table, name)
     markdown = f"# {title}, profile {name}\n\n"
-    for corruption, heading in CORRUPTIONS.items():
-        part = table[table["corruption"] == corruption]
+    for heading, parts in sections(table, labels):
         markdown += f"## {heading}\n\n"
-        for metrics in ([distance, "mse", "std"], beyond, CALIBRATION):
-            cells = wide(part, metrics, "**{}**", " [{low}, {high}]", labels)[heading]
-            markdown += to_markdown(cells) + "\n"
+        markdown += "".join(to_markdown(cells) + "\n" for cells in parts)
     latex = wide(table, [distance, "mse", "std"], r"\textbf{{{}}}", "", labels).to_latex(
         multicolumn_format="c", column_format="l" + "r" * 18, escape=False
     )
-    written = {".md": markdown + note + "\n", ".tex": latex + f"% {note}\n"}
+    written = {".md": markdown + about + "\n", ".tex": latex + f"% {about}\n"}
     for suffix, text in written.items():
         records.write_atomically(
             target.with_suffix(suffix), lambda d, text=text: d.write_text(text)
@@ -282,7 +277,30 @@ def _write_table(
     return [target, *(target.with_suffix(suffix) for suffix in written)]
 
 
-def _note(table: pd.DataFrame, profile: str, distance: str) -> str:
+def sections(
+    table: pd.DataFrame, labels: dict[str, str]
+) -> Iterator[tuple[str, list[pd.DataFrame]]]:
+    """A table part by part: a corruption's heading and its formatted cells, best in ``**``.
+
+    Args:
+        table: what ``table1`` or ``table2`` returns.
+        labels: method -> what its row is called, in the order of the rows.
+    """
+    distance = table["metric"].iloc[0]
+    beyond = ["mse_missing", "mse_without_z", "mse_best", "seam",
+              kernel_distance_name(distance)]  # fmt: skip
+    for corruption, heading in CORRUPTIONS.items():
+        part = table[table["corruption"] == corruption]
+        shown = ([distance, "mse", "std"], beyond, CALIBRATION)
+        yield (
+            heading,
+            [wide(part, m, "**{}**", " [{low}, {high}]", labels)[heading] for m in shown],
+        )
+
+
+def note(table: pd.DataFrame, profile: str) -> str:
+    """What must be said below a table of a profile."""
+    distance = table["metric"].iloc[0]
     done = table.dropna(subset=["value"])
     if done.empty:
         return f"No run of {profile} has been evaluated yet."
