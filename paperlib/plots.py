@@ -231,6 +231,7 @@ def curves_figure(log: Sequence[Mapping[str, float]], title: str = "") -> Figure
             ax.legend()
         else:
             ax.text(0.5, 0.5, "not in this variant", ha="center", transform=ax.transAxes)
+            ax.set(xticks=[], yticks=[])
     if title:
         figure.suptitle(title)
     return figure
