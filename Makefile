@@ -13,7 +13,7 @@ READY := $(VENV)/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: setup reproduce test fuzz browser-test lint bench clean
+.PHONY: setup reproduce report test fuzz browser-test lint bench clean
 
 setup: $(READY)
 
@@ -27,6 +27,10 @@ $(READY): requirements.lock pyproject.toml
 # Train, evaluate and draw everything of a profile: results/PROFILE/. Goes on where it stopped.
 reproduce: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE)
+
+# One page of what a profile has by now: results/PROFILE/report.html
+report: $(READY)
+	$(BIN)/python -m paperlib report $(PROFILE)
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -65,12 +65,12 @@ onsuccess:
     print(f"Done: tables, figures and executed notebooks are in {OUT}")
 
 
-localrules: all
+localrules: all, report
 
 
 rule all:
     input:
-        TABLES, CLAIMS, OUT / "figure4.png", OUT / "figure5.png",
+        TABLES, CLAIMS, OUT / "figure4.png", OUT / "figure5.png", OUT / "report.html",
 
 
 rule prepare:
@@ -88,6 +88,11 @@ rule prepare:
 def threads_of(run):
     """What a run asks for; where it leaves the choice, every core, on a cluster CLUSTER_CORES."""
     return RUNS[run].threads or workflow.global_resources["_cores"].value or CLUSTER_CORES
+
+
+def which(w):
+    """Says in the progress which run of the profile it is."""
+    return f"PAPERLIB_RUN='{list(RUNS).index(w.run) + 1} of {len(RUNS)}' "
 
 
 def training_notebook(w):
@@ -108,9 +113,11 @@ rule train:
     threads: lambda w: threads_of(w.run)
     resources:
         gpu = GPU,
+    params:
+        which = which,
     retries: 1  # an interrupted run goes on from its checkpoint
     shell:
-        ON_GPU + PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
+        ON_GPU + "env {params.which}" + PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
 
 
 rule evaluate:
@@ -124,9 +131,11 @@ rule evaluate:
     threads: lambda w: threads_of(w.run)
     resources:
         gpu = GPU,
+    params:
+        which = which,
     retries: 1
     shell:
-        ON_GPU + PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE} -p run {wildcards.run}"
+        ON_GPU + "env {params.which}" + PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE} -p run {wildcards.run}"
 
 
 rule references:
@@ -166,3 +175,12 @@ rule tables:
         notebook = OUT / "notebooks" / "06_tables.ipynb",
     shell:
         PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE}"
+
+
+rule report:
+    input:
+        TABLES, CLAIMS, OUT / "figure4.png", OUT / "figure5.png",
+    output:
+        OUT / "report.html",
+    shell:
+        "python -m paperlib report {PROFILE}"

@@ -1,5 +1,5 @@
-"""``python -m paperlib prepare | describe | train | evaluate | references | tables | select |
-inpaint | verify``, without notebooks."""
+"""``python -m paperlib prepare | describe | train | evaluate | references | tables | report |
+select | inpaint | verify``, without notebooks."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         "evaluate": "evaluate the trained runs of a profile, or the one named",
         "references": "evaluate what fills in without learning, on the images of a profile",
         "tables": "write the tables of a profile from its records",
+        "report": "write one HTML page of everything that a profile has",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text)
@@ -214,7 +215,14 @@ def _run(options: argparse.Namespace) -> None:
         written = [*write_tables(options.profile), *write_claims(options.profile)]
         print("\n".join(map(str, written)))
         return
-    for run in [_named(runs, options.run)] if options.run else runs:
+    if options.command == "report":
+        from paperlib.report import write_report
+
+        print(write_report(options.profile))
+        return
+    from paperlib.progress import each_run
+
+    for run in each_run([_named(runs, options.run)] if options.run else runs):
         folder = paths.runs(profile) / run.name
         if options.command == "train":
             from paperlib import distributed

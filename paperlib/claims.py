@@ -292,12 +292,13 @@ def rendered(profile: str) -> dict[str, str]:
     """What ``write_claims`` writes: file name -> text."""
     table = claims_table(profile)
     text = f"# The paper's claims, profile {Path(profile).stem}\n\n"
-    text += to_markdown(_verdicts(table)) + "\n## What each rests on\n\n"
-    text += to_markdown(_statements(table)) + "\n" + _rule(table)
+    text += to_markdown(verdicts(table)) + "\n## What each rests on\n\n"
+    text += to_markdown(statements(table)) + "\n" + rule(table)
     return {"claims.csv": table.to_csv(index=False), "claims.md": text}
 
 
-def _verdicts(table: pd.DataFrame) -> pd.DataFrame:
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """Formatted cells, one row a claim, from what ``claims_table`` returns."""
     rows = {}
     for number, part in table.groupby("claim"):
         counts = part["outcome"].value_counts()
@@ -310,7 +311,9 @@ def _verdicts(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("#")
 
 
-def _statements(table: pd.DataFrame) -> pd.DataFrame:
+def statements(table: pd.DataFrame) -> pd.DataFrame:
+    """Formatted cells, one row a statement, from what ``claims_table`` returns."""
+
     def number(value: float) -> str:
         return DASH if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.3g}"
 
@@ -330,7 +333,8 @@ def _statements(table: pd.DataFrame) -> pd.DataFrame:
     return shown.set_index(table["claim"].astype(str).rename("#"))
 
 
-def _rule(table: pd.DataFrame) -> str:
+def rule(table: pd.DataFrame) -> str:
+    """The rule of this file's beginning, and what one seed a run means for it."""
     lines = __doc__.split("The rule. ")[1].strip().splitlines()
     text = "\n".join(line.strip() for line in lines) + "\n"
     seeds = table.loc[table["seeds"] > 0, "seeds"]

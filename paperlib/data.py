@@ -250,7 +250,7 @@ def _decode_all(
     # Handed to a thread at once, for each hand-over costs; and tiles of one file stay together
     several = max(1, min(8, window // (4 * workers)))
     with (
-        closing(Progress(total, f"decoding {total} images")) as progress,
+        closing(Progress(total, f"decoding {total} images", images=1)) as progress,
         ThreadPoolExecutor(workers) as pool,
         (draft / "images.npy").open("wb") as images,
         (draft / "masks.npy").open("wb") as masks,

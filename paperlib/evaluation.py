@@ -148,7 +148,7 @@ def _course(
         with safe_open(snapshot_path(run, step), "pt") as file:
             then = float(file.metadata()["seconds"])
         reconstruct = sampler(G, 2, config.evaluation_seed)
-        measured = protocol.measure(reconstruct, f"{config.name}, step {step}")
+        measured = protocol.measure(reconstruct, f"evaluating {config.name} at step {step}")
         course.append({"step": step, "seconds": then} | {k: measured[k]["value"] for k in shown})
     end = {k: final[k]["value"] for k in shown}
     return [*course, {"step": config.steps, "seconds": seconds} | end]

@@ -67,7 +67,7 @@ def evaluate(
     count = min(images, len(data))
     measured: dict[str, list[Tensor]] = {}
     fakes, originals = [], []
-    progress = Progress(count, title)
+    progress = Progress(count, title, images=1)
     for start in range(0, count, BATCH):
         rows = np.arange(start, min(start + BATCH, count))
         x, m = data.batch(rows)

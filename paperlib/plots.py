@@ -1,4 +1,4 @@
-"""Figures: reconstructions, uncertainty, training curves, and the panels of one step.
+"""Pictures: reconstructions, uncertainty, training curves of a run, and the panels of one step.
 
 Images are (3, H, W) in [-1, 1]. The border that no mask observes is cropped from every figure of
 reconstructions: nothing can be learned there.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,32 @@ from paperlib.models import Generator
 from paperlib.sampling import latents, reconstruct
 
 MISSING_COLOUR = 0.85  # light grey, so that missing pixels are not taken for black ones
-PALETTE = sns.color_palette("colorblind")
+ACCENT = "#D55E00"  # Okabe and Ito's vermillion
+WIDTH = 6.9  # inches, of a page's two columns
 
 
 def use_style() -> None:
-    """The package's style: seaborn's white ticks, colour-blind palette, vector-friendly fonts."""
-    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.9)
-    plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 200, "savefig.bbox": "tight"})
+    """The package's style, ``paper.mplstyle``."""
+    plt.style.use("paperlib.paper")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the suffix; DiskFull where there is no room."""
-    write_atomically(path, lambda draft: figure.savefig(draft, format=path.suffix[1:]))
+def save_figure(figure: Figure, target: Path) -> list[Path]:
+    """Write ``target`` in the format of its suffix; without one, .png to look at and .pdf to print.
+
+    The files hold no date: the same figure gives the same bytes.
+
+    Raises:
+        DiskFull: there is no room; what was there before is intact.
+    """
+    formats: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}}
+    if target.suffix:
+        formats = {target.suffix[1:]: formats[target.suffix[1:]]}
+    written = []
+    for suffix, about in formats.items():
+        path = target.with_suffix(f".{suffix}")
+        write_atomically(path, partial(figure.savefig, format=suffix, metadata=about))
+        written.append(path)
+    return written
 
 
 def to_picture(x: Tensor, m: Tensor | None = None, border: int = 0) -> np.ndarray:
@@ -98,8 +113,7 @@ def uncertainty_figure(
     place = axes[2, -1].get_position()
     beside = figure.add_axes((place.x1 + 0.01, place.y0, 0.012, place.height))
     bar = figure.colorbar(shown, cax=beside)
-    bar.set_label("std", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar.set_label("std")
     return figure
 
 
@@ -129,7 +143,7 @@ def observed_by_figure(share: np.ndarray) -> Figure:
     figure, ax = plt.subplots(figsize=(3.4, 2.8), layout="constrained")
     shown = ax.imshow(share, cmap="viridis", vmin=0, vmax=max(float(share.max()), 1e-9))
     rows, columns = np.nonzero(share == 0)
-    ax.plot(columns, rows, "x", color=PALETTE[3], markersize=4)
+    ax.plot(columns, rows, "x", color=ACCENT, markersize=4)
     ax.set(xticks=[], yticks=[], title="observed by (share of the images)")
     figure.colorbar(shown)
     return figure
@@ -192,7 +206,7 @@ def step_figure(
             connectionstyle=f"arc3,rad={-0.18 if far else 0}",
             arrowstyle="-|>",
             mutation_scale=12,
-            color=PALETTE[3] if far else "0.2",
+            color=ACCENT if far else "0.2",
         )
         figure.add_artist(arrow)
         middle = (ends[0][0] + ends[1][0]) / 2
@@ -209,68 +223,22 @@ def curves_figure(log: Sequence[Mapping[str, float]], title: str = "") -> Figure
         "D on real and fake": {"d_real": "$D(y)$", "d_fake": r"$D(\tilde y)$"},
         "losses": {"loss_d": "$D$", "loss_g": "$G, E$"},
         "error of $y$": {"error_y": r"$\|\hat y - y\|^2$"},
-        "error of $z$ (1: unused)": {"error_z": r"$\|z_{rec} - z\|^2$"},
+        "error of $z$": {"error_z": r"$\|z_{rec} - z\|^2$"},
     }
-    figure, axes = plt.subplots(1, 4, figsize=(12, 2.6), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 1.7), layout="constrained")
     steps = [line["step"] for line in log]
     for ax, (name, keys) in zip(axes, panels.items(), strict=True):
         for key, label in keys.items():
             if log and key in log[0]:
-                ax.plot(steps, [line[key] for line in log], label=label, linewidth=1.2)
+                ax.plot(steps, [line[key] for line in log], label=label)
         ax.set(title=name, xlabel="step")
         if ax.lines:
-            ax.legend(frameon=False)
+            ax.legend()
         else:
             ax.text(0.5, 0.5, "not in this variant", ha="center", transform=ax.transAxes)
-        sns.despine(ax=ax)
+            ax.set(xticks=[], yticks=[])
     if title:
         figure.suptitle(title)
-    return figure
-
-
-def course_figure(
-    courses: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]], metric: str
-) -> Figure:
-    """A metric against the seconds of training, a panel for each corruption.
-
-    Args:
-        courses: panel -> method -> looks, each with "seconds" and the metric.
-        metric: what is drawn, e.g. FD-efflite0.
-    """
-    figure, axes = plt.subplots(
-        1, len(courses), figsize=(3.2 * len(courses), 2.8), layout="constrained", squeeze=False
-    )
-    for ax, (title, methods) in zip(axes[0], courses.items(), strict=True):
-        for (name, looks), marker in zip(methods.items(), "osD^vPX", strict=False):
-            seconds = [look["seconds"] for look in looks]
-            ax.plot(seconds, [look[metric] for look in looks], marker=marker, label=name)
-        ax.set(title=title, xlabel="seconds of training", xscale="log", yscale="log")
-        ax.yaxis.set_minor_formatter("{x:.0f}")
-        sns.despine(ax=ax)
-    axes[0, 0].set_ylabel(metric)
-    figure.legend(
-        *axes[0, -1].get_legend_handles_labels(), loc="outside right center", frameon=False
-    )
-    return figure
-
-
-def calibration_figure(coverage: Mapping[str, Mapping[float, Sequence[float]]]) -> Figure:
-    """What central intervals cover against what they should, one line a method.
-
-    Args:
-        coverage: method -> level -> share covered, one for each seed. The line is their mean, the
-            bars their range.
-    """
-    figure, ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
-    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
-    for (name, levels), marker in zip(coverage.items(), "osD^vPX", strict=False):
-        values = np.array(list(levels.values()))  # (levels, seeds)
-        mean = values.mean(axis=1)
-        spread = np.abs(np.stack([values.min(axis=1), values.max(axis=1)]) - mean)
-        ax.errorbar(list(levels), mean, spread, marker=marker, capsize=2, linewidth=1.2, label=name)
-    ax.set(xlabel="level of the interval", ylabel="share of the truth inside", xlim=(0.4, 1))
-    figure.legend(loc="outside right center", frameon=False)
-    sns.despine(ax=ax)
     return figure
 
 
@@ -331,8 +299,9 @@ class Monitor:
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    side = min(0.95, (WIDTH - 0.9) / columns)  # inches; 0.9 for the labels of the rows
     figure, axes = plt.subplots(
-        rows, columns, figsize=(0.95 * columns + 0.4, 0.95 * rows), squeeze=False,
+        rows, columns, figsize=(side * columns + 0.4, side * rows), squeeze=False,
         gridspec_kw={"wspace": 0.04, "hspace": 0.04},
     )  # fmt: skip
     for ax in axes.flat:
@@ -342,4 +311,4 @@ def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 
 def _row_label(ax: Axes, text: str) -> None:
-    ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=11, labelpad=6)
+    ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9, labelpad=4)

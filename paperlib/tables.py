@@ -272,27 +272,45 @@ def rendered(profile: str) -> dict[str, str]:
 def _rendered(name: str, title: str, table: pd.DataFrame, labels: dict[str, str]) -> dict[str, str]:
     stem = title.lower().replace(" ", "")
     distance = table["metric"].iloc[0]
-    beyond = ["mse_missing", "mse_without_z", "mse_best", "seam",
-              kernel_distance_name(distance)]  # fmt: skip
-    note = _note(table, name, distance)
+    about = note(table, name)
     markdown = f"# {title}, profile {name}\n\n"
-    for corruption, heading in CORRUPTIONS.items():
-        part = table[table["corruption"] == corruption]
+    for heading, parts in sections(table, labels):
         markdown += f"## {heading}\n\n"
-        for metrics in ([distance, "mse", "std"], beyond, CALIBRATION):
-            cells = wide(part, metrics, "**{}**", " [{low}, {high}]", labels)[heading]
-            markdown += to_markdown(cells) + "\n"
+        markdown += "".join(to_markdown(cells) + "\n" for cells in parts)
     latex = wide(table, [distance, "mse", "std"], r"\textbf{{{}}}", "", labels).to_latex(
         multicolumn_format="c", column_format="l" + "r" * 18, escape=False
     )
     return {
         f"{stem}.csv": table.to_csv(index=False),
-        f"{stem}.md": markdown + note + "\n",
-        f"{stem}.tex": latex + f"% {note}\n",
+        f"{stem}.md": markdown + about + "\n",
+        f"{stem}.tex": latex + f"% {about}\n",
     }
 
 
-def _note(table: pd.DataFrame, profile: str, distance: str) -> str:
+def sections(
+    table: pd.DataFrame, labels: dict[str, str]
+) -> Iterator[tuple[str, list[pd.DataFrame]]]:
+    """A table part by part: a corruption's heading and its formatted cells, best in ``**``.
+
+    Args:
+        table: what ``table1`` or ``table2`` returns.
+        labels: method -> what its row is called, in the order of the rows.
+    """
+    distance = table["metric"].iloc[0]
+    beyond = ["mse_missing", "mse_without_z", "mse_best", "seam",
+              kernel_distance_name(distance)]  # fmt: skip
+    for corruption, heading in CORRUPTIONS.items():
+        part = table[table["corruption"] == corruption]
+        shown = ([distance, "mse", "std"], beyond, CALIBRATION)
+        yield (
+            heading,
+            [wide(part, m, "**{}**", " [{low}, {high}]", labels)[heading] for m in shown],
+        )
+
+
+def note(table: pd.DataFrame, profile: str) -> str:
+    """What must be said below a table of a profile."""
+    distance = table["metric"].iloc[0]
     done = table.dropna(subset=["value"])
     if done.empty:
         return f"No run of {profile} has been evaluated yet."

@@ -123,6 +123,7 @@ def _train(
     if device.type == "cuda" and not seen.resident:
         batches = ahead(batches, device)
     images = config.batch_size * method.batches_per_step
+    bar = Progress(config.steps, f"training {run.name}", done=step, images=images)
     clock = Clock(begun["seconds"])
     kept_on_the_way = snapshot_steps(config)
     checkpointed, logged = clock.seconds(), (step, clock.seconds())
@@ -139,7 +140,7 @@ def _train(
 
     with (
         HeldInterrupt() as held,
-        closing(Progress(config.steps, run.name, done=step)) as progress,
+        closing(bar) as progress,
         deterministic_algorithms(config.deterministic),
     ):
         try:

@@ -5,6 +5,7 @@ Its results stay in the session's folder: the notebooks that nbval runs afterwar
 
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -90,6 +91,15 @@ def test_figures_4_and_5_are_pictures_of_ten_observations(smoke):
         assert picture.width > 1.4 * picture.height  # ten columns, six rows
         assert len(picture.getcolors(1 << 24)) > 100
         assert (smoke / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_report_has_the_tables_and_links_to_executed_notebooks(smoke):
+    html = (smoke / "report.html").read_text()
+    record = json.loads((smoke / "runs" / "drop_pixel-both-seed0" / "evaluation.json").read_text())
+    assert f"{record['metrics']['mse']['value']:.4f}" in html
+    links = re.findall(r'href="(notebooks/[^"]+)"', html)
+    assert "notebooks/train-drop_pixel-both-seed0.ipynb" in links
+    assert all((smoke / link).is_file() for link in links)
 
 
 def test_done_runs_are_not_run_again(smoke):
