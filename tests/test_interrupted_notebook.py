@@ -37,7 +37,8 @@ def test_notebook_is_interrupted_and_goes_on_when_run_again(workspace, tiny_conf
     manager, client = start_new_kernel(kernel_name="python3", stderr=sys.stderr)
 
     def execute(source: str, interrupt: bool = False) -> dict[str, Any]:
-        message = client.execute(source)
+        # after an error the kernel would refuse what comes at once, which a user never is
+        message = client.execute(source, stop_on_error=False)
         if interrupt:
             wait_until(lambda: (workspace / "waiting").exists())
             manager.interrupt_kernel()
@@ -52,7 +53,7 @@ def test_notebook_is_interrupted_and_goes_on_when_run_again(workspace, tiny_conf
         for source in (parameters, values, imports, wait, data):
             assert (reply := execute(source))["status"] == "ok", reply
         reply = execute(training_cell, interrupt=True)
-        assert reply["ename"] == "KeyboardInterrupt"
+        assert reply.get("ename") == "KeyboardInterrupt", reply
         assert reply["evalue"].endswith("interrupted at step 3; run it again to go on")
         assert [path.name[:19] for path in run.glob("checkpoint-*")] == ["checkpoint-00000003"]
         assert (reply := execute(training_cell))["status"] == "ok", reply
