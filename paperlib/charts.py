@@ -34,10 +34,10 @@ CURVES = {
 
 
 def look(method: str) -> dict[str, Any]:
-    """Colour, line, marker and label of a method; without colour where it is none of ``LOOKS``."""
+    """Colour, line, marker and label of a method; what is none of ``LOOKS`` is dark grey."""
     label = {"label": LABELS.get(method, method)}
     if method not in LOOKS:
-        return label
+        return {"color": "0.35", "linestyle": (0, (2, 2)), "marker": "p"} | label
     place = LOOKS.index(method)
     cycle = list(plt.rcParams["axes.prop_cycle"])
     return cycle[place % len(cycle)] | {"marker": MARKERS[place]} | label

@@ -101,7 +101,10 @@ class Progress:
         self.last, self.said = (now, self.done), True
 
     def _speed(self, rate: float | None) -> list[str]:
-        return [f"{rate * self.images:.3g} images/s"] if rate and self.images else []
+        if not rate or not self.images:
+            return []
+        images = rate * self.images
+        return [f"{images:,.0f} images/s" if images >= 1000 else f"{images:.3g} images/s"]
 
     def close(self) -> None:
         """Put the bar away."""

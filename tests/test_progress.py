@@ -58,6 +58,13 @@ def test_what_an_earlier_process_did_is_not_taken_for_speed(clock, capsys):
     assert lines(capsys) == ["x: 91 of 100, 0.5 images/s, 18 s left"]
 
 
+def test_thousands_of_images_a_second_are_written_out(clock, capsys):
+    progress = Progress(2, "x", images=3210, clock=clock)
+    clock.now += 1
+    progress.update()
+    assert "3,210 images/s" in lines(capsys)[0]
+
+
 def test_the_last_line_says_how_long_it_took(clock, capsys):
     progress = Progress(1, "x", clock=clock)
     clock.now += 90
