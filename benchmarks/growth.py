@@ -30,7 +30,6 @@ from paperlib.data import prepare
 from paperlib.training import train
 
 BATCHES = (8, 16, 32, 64)
-ROUNDS = 5
 MANY_STEPS = 20_000
 SETTLED = 1_000  # steps after which nothing should be allocated any more
 FEW, MANY = 2_000, 8_000  # images
@@ -44,7 +43,7 @@ def main() -> None:
     cpu = torch.device("cpu")
     config = configured("quick")
     turns = {str(b): steps(Algorithm1(configured(f"quick:{b}")), cpu) for b in BATCHES}
-    medians = {int(b): s / STEPS for b, s in in_turns(turns, ROUNDS).items()}
+    medians = {int(b): s / STEPS for b, s in in_turns(turns).items()}
     print("a step:", ", ".join(f"{b} images {s * 1e3:.0f} ms" for b, s in medians.items()))
     few, grown = alone(FEW, MANY_STEPS)
     many, _ = alone(MANY, SETTLED)

@@ -25,12 +25,20 @@ def seconds(work: Work, device: torch.device | str = "cpu") -> float:
     return time.perf_counter() - start
 
 
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 9
+
+
 def in_turns(
-    work: dict[str, Work], rounds: int, device: torch.device | str = "cpu"
+    work: dict[str, Work], device: torch.device | str = "cpu", budget: float = 60.0
 ) -> dict[str, float]:
-    """The median seconds of each; in turns, so that a noisy machine disturbs all alike."""
+    """The median seconds of each; in turns, so that a noisy machine disturbs all alike.
+
+    3 to 9 rounds, as many as fit ``budget`` seconds.
+    """
     for call in work.values():
-        seconds(call, device), seconds(call, device)  # warm up
+        call()  # warm up
+    once = sum(seconds(call, device) for call in work.values())
+    rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, int(budget / once)))
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, call in work.items():

@@ -28,7 +28,6 @@ from paperlib.methods import plain_generator
 from paperlib.sampling import sampler
 from paperlib.training import default_device, train
 
-ROUNDS = 5
 BATCHES = 20  # a turn
 PICTURES, SIDE, SAMPLES = 4, 256, 5  # to fill in: how many, pixels a side, samples of each
 
@@ -57,7 +56,6 @@ def reading(config: RunConfig, data: Prepared, device: torch.device) -> dict[str
             "read": lambda: [next(batches) for _ in range(BATCHES)],
             "steps": steps(Algorithm1(config, device), device),
         },
-        ROUNDS,
         device,
     )
     a_batch = medians["read"] / BATCHES

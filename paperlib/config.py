@@ -221,9 +221,9 @@ class RunConfig(EvaluationConfig):
     def _floats(cls, value: Any) -> Any:
         return cls._numbers(value)
 
-    @field_validator("method")
+    @field_validator("method", mode="before")
     @classmethod
-    def _known_method(cls, value: str) -> str:
+    def _known_method(cls, value: object) -> object:
         if value not in METHOD_NAMES:
             raise ValueError(f"unknown method, choose one of {str(METHOD_NAMES)[1:-1]}")
         return value

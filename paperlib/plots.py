@@ -36,20 +36,21 @@ def use_style() -> None:
 
 
 def save_figure(figure: Figure, target: Path) -> list[Path]:
-    """Write ``target`` in the format of its suffix; without one, .png to look at and .pdf to print.
+    """Write ``target`` (.png or .pdf); without such a suffix both, to look at and to print.
 
     The files hold no date: the same figure gives the same bytes.
 
     Raises:
         DiskFull: there is no room; what was there before is intact.
     """
-    formats: dict[str, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}}
-    if target.suffix:
-        formats = {target.suffix[1:]: formats[target.suffix[1:]]}
+    suffixes = [".png", ".pdf"]
+    if target.suffix in suffixes:
+        suffixes, target = [target.suffix], target.with_suffix("")
     written = []
-    for suffix, about in formats.items():
-        path = target.with_suffix(f".{suffix}")
-        write_atomically(path, partial(figure.savefig, format=suffix, metadata=about))
+    for suffix in suffixes:
+        path = target.with_name(target.name + suffix)
+        about = {"CreationDate": None} if suffix == ".pdf" else {}
+        write_atomically(path, partial(figure.savefig, format=suffix[1:], metadata=about))
         written.append(path)
     return written
 

@@ -218,7 +218,7 @@ def test_torchrun_trains_from_start_to_end_and_goes_on_with_what_one_began(works
         train(config, run, on_log=stop)
     done = torchrun(workspace, config)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr.count(f"{config.name}: 4/4") == 1  # one of them speaks
+    assert done.stderr.count(f"{config.name}: 4 of 4") == 1  # one of them speaks
     record = records.read_json(run / "record.json")
     assert record["processes"] == 2 and record["steps"] == 4
     assert [line["step"] for line in records.read_log(run)] == [1, 2, 3, 4]

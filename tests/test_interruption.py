@@ -27,7 +27,8 @@ from paperlib.evaluation import evaluate_run
 from paperlib.interruption import HeldInterrupt, Terminated, exit_status
 from paperlib.training import train
 
-TIMES = {"seconds", "images_per_second", "date"}  # all that may differ between equal runs
+# All that may differ between equal runs: times, and checksums of what holds times
+TIMES = {"seconds", "images_per_second", "date", "checksum", "files"}
 
 
 def without_times(value: Any) -> Any:

@@ -49,7 +49,8 @@ def test_the_wheel_has_the_library_its_profiles_and_nothing_else(built):
     profiles = {f"paperlib/configs/{p.name}" for p in paths.CONFIGS.glob("*.yaml")}
     runs = (p for p in (paths.ROOT / "paperlib/pretrained_runs").rglob("*") if p.is_file())
     expected = modules | profiles | {p.relative_to(paths.ROOT).as_posix() for p in runs}
-    expected |= {"paperlib/paper_tables.csv", "paperlib/py.typed"}
+    others = ("paper_tables.csv", "paper.mplstyle", "report.html.jinja", "py.typed")
+    expected |= {f"paperlib/{name}" for name in others}
     assert {name for name in built[0] if ".dist-info/" not in name} == expected
 
 

@@ -21,6 +21,7 @@ def page(tmp_path_factory):
     path.write_text(PROFILE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "RESULTS", folder / "results")
+        patch.setattr(paths, "DATA", folder / "data")  # where nothing is prepared
         for k, config in enumerate(load_profile(str(path))[:2]):
             numbers = {"mse": 0.031 + k / 7, "std": 0.012, "FD-efflite0": 123.4, "energy": 0.3}
             run = write_run("made_up", config, numbers, date="2026-11-22T11:00:00")
