@@ -286,21 +286,22 @@ class ObservedMasks(MaskLaw):
         if (masks == masks[:1]).all():
             raise ValueError("all masks are equal: to draw another one, at least two must differ")
         self.masks, self.flips, self.shift = masks, flips, shift
+        self.next_other = next_other(masks)  # (N,)
 
     def sample(
         self, n: int, size: int, generator: torch.Generator, own: Tensor | None = None
     ) -> Tensor:
         device = generator.device
         if self.masks.device != device:
-            self.masks = self.masks.to(device)
+            self.masks, self.next_other = self.masks.to(device), self.next_other.to(device)
         if self.masks.shape[-1] != size:
             raise ValueError(f"masks of {self.masks.shape[-1]} px for images of {size} px")
         total = len(self.masks)
         rows = torch.randint(total, (n,), generator=generator, device=device)
         masks = self.masks[rows]  # (n, 1, H, W)
-        while own is not None and (same := (masks == (own > 0)).flatten(1).all(1)).any():
-            rows = torch.where(same, (rows + 1) % total, rows)  # the next image's, which differs
-            masks = self.masks[rows]
+        if own is not None:
+            same = (masks == (own > 0)).flatten(1).all(1)  # (n,)
+            masks = self.masks[torch.where(same, self.next_other[rows], rows)]
         if self.flips:
             across, down = torch.rand(2, n, 1, 1, 1, generator=generator, device=device) < 0.5
             masks = torch.where(across, masks.flip(3), masks)
@@ -319,6 +320,19 @@ class ObservedMasks(MaskLaw):
     def interior_border(self, size: int) -> int:
         """0: what no mask observes need not be a border."""
         return 0
+
+
+def next_other(masks: Tensor, at_once: int = 4096) -> Tensor:
+    """For each mask of (N, 1, H, W) the row of the next one, around the end, that differs; (N,)."""
+    count = len(masks)
+    differs = [
+        (masks[rows] != masks[(rows + 1) % count]).flatten(1).any(1)  # from its neighbour
+        for rows in torch.arange(count, device=masks.device).split(at_once)
+    ]
+    places = torch.arange(2 * count, device=masks.device)
+    last_equal = torch.where(torch.cat(differs).repeat(2), places, 2 * count)
+    last_equal = last_equal.flip(0).cummin(0).values.flip(0)[:count]
+    return (last_equal + 1) % count
 
 
 CORRUPTIONS: dict[str, MaskLaw] = {

@@ -20,6 +20,7 @@ from paperlib import acceleration, records, seeds, training
 from paperlib.acceleration import LateLog, ahead, choose, keeps_resident, later
 from paperlib.algorithm1 import Algorithm1
 from paperlib.config import ConfigurationError, RunConfig
+from paperlib.corruption import ObservedMasks
 from paperlib.data import (
     Observations,
     PairedCompleteImages,
@@ -377,6 +378,13 @@ class NothingIsRead(TorchDispatchMode):
         name = function.overloadpacket.__name__
         assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "equal"), name
         return function(*args, **kwargs or {})
+
+
+def test_drawing_observed_masks_reads_no_value():
+    masks = torch.rand(9, 1, 8, 8, generator=seeds.generator("observed")) < 0.5
+    law, generator = ObservedMasks(masks, flips=True, shift=2), seeds.generator("s")
+    with NothingIsRead():
+        law.sample(30, 8, generator, masks[:1].float().expand(30, 1, 8, 8))
 
 
 @pytest.mark.parametrize("method", METHODS)

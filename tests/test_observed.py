@@ -12,7 +12,7 @@ from PIL import Image
 from paperlib import incomplete_source, paths, seeds
 from paperlib.clouds import clear_sky, fractal_noise, write_cloudy_scenes
 from paperlib.config import ConfigurationError, RunConfig
-from paperlib.corruption import ObservedMasks
+from paperlib.corruption import ObservedMasks, next_other
 from paperlib.data import Observations, law_of, load_prepared, prepare
 from paperlib.describe import describe
 from paperlib.evaluation import EvaluationProtocol
@@ -67,6 +67,13 @@ def test_a_fresh_mask_is_an_observed_one_and_never_the_image_s_own():
         assert known.any(1).all()
         assert not (fresh == own).flatten(1).all(1).any()
         assert (known.sum(0) > 0).sum() == len(masks) - 1  # each of the others is drawn
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 4096])
+def test_in_place_of_its_own_mask_an_image_gets_that_of_the_next_that_differs(at_once):
+    a, b, c = distinct_masks(3)
+    masks = torch.stack([a, a, b, c, c, c, a])
+    assert next_other(masks, at_once).tolist() == [2, 2, 3, 6, 6, 6, 2]
 
 
 def test_flips_and_shifts_keep_the_share_that_is_observed():
