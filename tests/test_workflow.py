@@ -6,6 +6,7 @@ Its results stay in the session's folder: the notebooks that nbval runs afterwar
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 
@@ -30,6 +31,8 @@ def snakemake(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def smoke():
+    for config in load_profile("smoke"):  # other tests may have prepared the data
+        shutil.rmtree(paths.DATA / config.data.folder, ignore_errors=True)
     snakemake()
     return paths.RESULTS / "smoke"
 
