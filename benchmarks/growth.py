@@ -12,14 +12,13 @@ Writes results/bench/growth.json.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from measure import in_turns
+from measure import in_a_process, in_turns
 from PIL import Image
 from step import STEPS, configured, steps
 
@@ -60,9 +59,7 @@ def main() -> None:
 
 def alone(images: int, steps: int) -> tuple[int, int]:
     """``own`` in a process of its own."""
-    command = [sys.executable, __file__, str(images), str(steps)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    settled, grown = map(int, done.stdout.splitlines()[-1].split())
+    settled, grown = in_a_process(__file__, images, steps)
     return settled, grown
 
 

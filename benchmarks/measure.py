@@ -59,11 +59,11 @@ def matrix_product(side: int, dtype: torch.dtype, device: torch.device | str) ->
     return lambda: a @ b, 2 * side**3
 
 
-def peak_of_process(script: str, *arguments: Any) -> int:
-    """Bytes that ``python script arguments`` printed last: its ``own_peak``, in a process alone."""
+def in_a_process(script: str, *arguments: Any) -> list[int]:
+    """The numbers in the last line that ``python script arguments`` prints, in a process alone."""
     command = [sys.executable, script, *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return int(done.stdout.splitlines()[-1])
+    return [int(number) for number in done.stdout.splitlines()[-1].split()]
 
 
 def own_peak() -> int:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from measure import in_a_process, own_peak
 from PIL import Image
 
 from paperlib import paths, records
@@ -137,19 +136,16 @@ def measure(name: str, config: EvaluationConfig) -> dict:
 def peak(path: Path, images: int) -> int:
     """Bytes that a process of its own needs at most to prepare ``images`` images."""
     write_folder(path, images)
-    command = [sys.executable, __file__, "--peak", str(path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    used = int(done.stdout.splitlines()[-1])
+    (used,) = in_a_process(__file__, "--peak", path)
     print(f"memory: {images} images, at most {used / 1e6:.0f} MB resident")
     return used
 
 
-def own_peak(path: Path) -> None:
+def print_own_peak(path: Path) -> None:
     """Prepare a folder, print the peak of this process in bytes."""
     paths.DATA = path.parent / "data"
     prepare(celeba(path).data, strict=True, workers=WORKERS)
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    print(own_peak())
 
 
 def main(images: int = IMAGES, largest: int = LARGEST) -> None:
@@ -174,6 +170,6 @@ def main(images: int = IMAGES, largest: int = LARGEST) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
-        own_peak(Path(sys.argv[2]))
+        print_own_peak(Path(sys.argv[2]))
     else:
         main(*map(int, sys.argv[1:]))

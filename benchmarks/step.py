@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from itertools import repeat
 
 import torch
-from measure import Work, flops, in_turns, matrix_product, own_peak, peak_of_process
+from measure import Work, flops, in_a_process, in_turns, matrix_product, own_peak
 from public_order import PublicOrder
 from torch import Tensor
 
@@ -133,7 +133,8 @@ def measure(profile: str) -> dict:
 def peak(profile: str, device: torch.device) -> int:
     """The most bytes that training needs: of a process on the CPU, of the memory of a GPU."""
     if device.type == "cpu":
-        return peak_of_process(__file__, "--peak", profile)
+        (used,) = in_a_process(__file__, "--peak", profile)
+        return used
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     steps(Algorithm1(configured(profile), device), device)()

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from paperlib import paths, records
+from paperlib.files import write_text
 
 SIZES, DEVICES = (32, 64, 128), ("cpu", "cuda")
 DASH = "–"
@@ -44,7 +45,7 @@ AROUND = {
 def main() -> None:
     folder = paths.RESULTS / "bench"
     text = f"{step_table(folder)}\n\n{table_around(folder)}\n"
-    records.write_atomically(folder / "table.md", lambda draft: draft.write_text(text))
+    write_text(folder / "table.md", text)
     print(text)
 
 

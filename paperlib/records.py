@@ -220,12 +220,17 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
     found = _checkpoints(run)
     for path in found:
         content = path.read_bytes()
-        if path.stem.endswith(_digest(content)):
+        if is_whole(path, content):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         _warn(f"{path} is damaged, trying the one before")
     if found:
         raise RunError(f"every checkpoint in {run} is damaged: delete them to start again")
     return None
+
+
+def is_whole(checkpoint: Path, content: bytes) -> bool:
+    """Whether a checkpoint holds what its name vouches for."""
+    return checkpoint.stem.endswith(f"-{_digest(content)}")
 
 
 def _digest(content: bytes) -> str:

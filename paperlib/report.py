@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 
 from paperlib import claims, paths, plots, records, tables
 from paperlib.config import RunConfig, load_profile
+from paperlib.files import write_text
 from paperlib.tables import CORRUPTIONS, DASH
 
 FIGURES = {
@@ -63,14 +64,15 @@ def write_report(profile: str) -> Path:
     name = Path(profile).stem
     out = paths.RESULTS / name
     judged = claims.claims_table(profile)
+    table1, table2 = tables.table1(profile), tables.table2(profile)
     runs = [_run(out, config) for config in load_profile(profile)]
     page = _template().render(
         profile=name,
         tables=[
-            ("Table 1", list(tables.sections(tables.table1(profile), tables.TABLE1))),
-            ("Table 2", list(tables.sections(tables.table2(profile), tables.TABLE2))),
+            ("Table 1", list(tables.sections(table1, tables.TABLE1))),
+            ("Table 2", list(tables.sections(table2, tables.TABLE2))),
         ],
-        note=tables.note(tables.table2(profile), name),
+        note=tables.note(table2, name),
         verdicts=claims.verdicts(judged),
         statements=claims.statements(judged),
         rule=claims.rule(judged),
@@ -82,7 +84,7 @@ def write_report(profile: str) -> Path:
         dash=DASH,
     )
     target = out / "report.html"
-    records.write_atomically(target, lambda draft: draft.write_text(page, encoding="utf-8"))
+    write_text(target, page)
     return target
 
 

@@ -115,7 +115,7 @@ class Check:
         yield from left_faults(run, config, training)
         evaluated = run / "evaluation.json"
         if config.corruption == "observed" and not evaluated.is_file():
-            yield from self.training(run, config)  # nothing complete to evaluate it on
+            yield from self.training(run, config, training)  # nothing complete to evaluate it on
         else:
             yield from run_faults(run, config)
             if isinstance(evaluation := record_or_fault(evaluated), dict):
@@ -123,12 +123,8 @@ class Check:
         if (run / "selection.json").is_file():
             yield from self.selected(run, training)
 
-    def training(self, run: Path, config: RunConfig) -> Iterator[Fault]:
-        """Of a run that is not evaluated."""
-        training = record_or_fault(run / "record.json")
-        if isinstance(training, Fault):
-            yield training
-            return
+    def training(self, run: Path, config: RunConfig, training: dict) -> Iterator[Fault]:
+        """Of a run that is not evaluated, and of its record."""
         yield from configuration_faults(run / "record.json", training, config)
         yield from weights_faults(run, training)
         yield from prepared_faults(run / "record.json", training, config)
@@ -140,11 +136,13 @@ class Check:
             yield config
             return
         yield from checkpoint_faults(run)
-        yield from self.training(run, config)
         training = record_or_fault(run / "record.json")
-        if isinstance(training, dict):
-            yield from left_faults(run, config, training)
-            yield from self.selected(run, training)
+        if isinstance(training, Fault):
+            yield training
+            return
+        yield from self.training(run, config, training)
+        yield from left_faults(run, config, training)
+        yield from self.selected(run, training)
 
     def selected(self, run: Path, training: dict) -> Iterator[Fault]:
         path = run / "selection.json"

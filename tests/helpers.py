@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,14 @@ def tiny(**changes) -> RunConfig:
         | {"start_from_fill": False}  # whose last layer starts at 0 and lets no gradient pass
         | changes
     )
+
+
+def load_script(name: str) -> ModuleType:
+    """scripts/NAME.py as a module; the folder is no package."""
+    spec = importlib.util.spec_from_file_location(name, paths.ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def images(seed=0) -> torch.Tensor:

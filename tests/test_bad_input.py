@@ -162,22 +162,13 @@ BAD_SCENES = {  # of the data set incomplete
 }  # fmt: skip
 
 
-def bad_photo(name: str) -> Callable[[Path], Arguments]:
+def bad_image(
+    command: str, good_ones: Callable[[Path], Path], file: str, content: bytes
+) -> Callable[[Path], Arguments]:
     def make(place: Path) -> Arguments:
-        profile = photos(place)
-        file, content, _ = BAD_PHOTOS[name]
+        profile = good_ones(place)
         (place / "images" / file).write_bytes(content)
-        return ["prepare", profile]
-
-    return make
-
-
-def bad_scene(name: str) -> Callable[[Path], Arguments]:
-    def make(place: Path) -> Arguments:
-        profile = scenes(place)
-        file, content, _ = BAD_SCENES[name]
-        (place / "images" / file).write_bytes(content)
-        return ["describe", profile]
+        return [command, profile]
 
     return make
 
@@ -386,8 +377,8 @@ EVALUATION = "results/tiny/runs/small_patch-both-seed0/evaluation.json"
 BOTH = "results/tiny/runs/small_patch-both-seed0"
 
 CASES: dict[str, tuple[Callable[[Path], Arguments], int, list[str]]] = {
-    **{f"photo: {n}": (bad_photo(n), 2, ["x", said]) for n, (_, _, said) in BAD_PHOTOS.items()},
-    **{f"scene: {n}": (bad_scene(n), 2, ["x", said]) for n, (_, _, said) in BAD_SCENES.items()},
+    **{f"photo: {n}": (bad_image("prepare", photos, file, content), 2, ["x", said]) for n, (file, content, said) in BAD_PHOTOS.items()},
+    **{f"scene: {n}": (bad_image("describe", scenes, file, content), 2, ["x", said]) for n, (file, content, said) in BAD_SCENES.items()},
     **{f"inpaint: {n}": (bad_for_inpainting(n), 1, ["x", said]) for n, (_, _, said) in BAD_SCENES.items()},
     # masks
     "mask: of another size": (bad_mask(grey_png(0, (8, 8))), 2, ["x.mask.png", "8 x 8", "32 x 32"]),

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 
 import nbformat
 import pytest
+from helpers import load_script
 
 from paperlib import paths
 
 
 @pytest.fixture
 def script():
-    path = paths.ROOT / "scripts" / "add_badges.py"
-    spec = importlib.util.spec_from_file_location("add_badges", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("add_badges")
 
 
 def test_badges_open_the_tour_and_are_added_once(script, tmp_path):

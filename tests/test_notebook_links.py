@@ -1,11 +1,11 @@
 """The notebooks' links are what the script makes, and every notebook says what a reader must know."""
 
-import importlib.util
 import re
 import shutil
 
 import nbformat
 import pytest
+from helpers import load_script
 
 from paperlib import paths
 
@@ -14,11 +14,7 @@ NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 
 @pytest.fixture(scope="module")
 def script():
-    path = paths.ROOT / "scripts" / "link_notebooks.py"
-    spec = importlib.util.spec_from_file_location("link_notebooks", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("link_notebooks")
 
 
 def test_the_links_in_the_repository_are_what_the_script_makes(script):
