@@ -28,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 reproduce: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE)
 
-# One page of what a profile has by now: results/PROFILE/report.html
+# The executed notebook of the tables, without its code, as one page: results/PROFILE/report.html
 report: $(READY)
 	$(BIN)/python -m paperlib report $(PROFILE)
 

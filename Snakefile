@@ -12,10 +12,12 @@ from pathlib import Path
 import yaml
 from snakemake.exceptions import WorkflowError
 
+import paperlib.beyond  # its method and its data set have names too
 from paperlib import paths
-from paperlib.config import ConfigurationError, load_profile
-from paperlib.methods import BASELINES
-from paperlib.references import REFERENCES
+from paperlib.core.baselines import BASELINES
+from paperlib.errors import ConfigurationError
+from paperlib.evaluation.references import REFERENCES
+from paperlib.profiles import load_profile
 
 PROFILE = config.get("profile", "quick")
 OUT = paths.RESULTS / PROFILE
@@ -23,7 +25,7 @@ try:
     RUNS = {run.name: run for run in load_profile(PROFILE)}
 except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
-DATASETS = {run.data.folder: run.data for run in RUNS.values()}
+NEEDS = {run.data.folder: run for run in RUNS.values()}  # prepared data -> a run that needs them
 DATA_OF = {run.corruption: run.data.folder for run in RUNS.values()}
 TABLES = [OUT / f"{name}.{suffix}" for name in ("table1", "table2") for suffix in ("csv", "md", "tex")]
 CLAIMS = [OUT / "claims.csv", OUT / "claims.md"]
@@ -43,21 +45,21 @@ ON_GPU = ""
 CLUSTER_CORES = 4
 if N_GPUS and workflow.local_exec and not workflow.remote_exec:
     workflow.register_resource("gpu", N_GPUS * RUNS_PER_GPU)  # places
-    ON_GPU = f"python -m paperlib.gpus {N_GPUS} {RUNS_PER_GPU} env "
+    ON_GPU = f"python -m paperlib.training.gpus {N_GPUS} {RUNS_PER_GPU} env "
 
 
-def write_if_changed(path, values):
-    """Parameters for papermill; untouched when unchanged, so that nothing runs again."""
-    text = yaml.safe_dump(values, sort_keys=False)
+def write_if_changed(path, config):
+    """A configuration for others to depend on; untouched when unchanged, so that nothing runs again."""
+    text = yaml.safe_dump(config.model_dump(), sort_keys=False)
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
 
-for name, data in DATASETS.items():
-    write_if_changed(OUT / "parameters" / f"{name}.yaml", data.model_dump())
+for name, run in NEEDS.items():
+    write_if_changed(OUT / "parameters" / f"{name}.yaml", run.data)
 for name, run in RUNS.items():
-    write_if_changed(OUT / "parameters" / f"{name}.yaml", {"profile": PROFILE} | run.model_dump())
+    write_if_changed(OUT / "parameters" / f"{name}.yaml", run)
 (OUT / "notebooks").mkdir(parents=True, exist_ok=True)
 
 
@@ -73,16 +75,23 @@ rule all:
         TABLES, CLAIMS, OUT / "figure4.png", OUT / "figure5.png", OUT / "report.html",
 
 
+def parameters(run):
+    """What papermill is to put into a notebook; all other keys are the profile's."""
+    return f"-p profile {PROFILE} -p corruption {run.corruption} -p method {run.method} -p seed {run.seed}"
+
+
 rule prepare:
     input:
         notebook = ancient(paths.NOTEBOOKS / "01_prepare_data.ipynb"),
-        parameters = ancient(OUT / "parameters" / "{data}.yaml"),
+        configuration = ancient(OUT / "parameters" / "{data}.yaml"),
     output:
         paths.DATA / "{data}" / "manifest.json",
     log:
         notebook = OUT / "notebooks" / "01_prepare_data-{data}.ipynb",
+    params:
+        parameters = lambda w: parameters(NEEDS[w.data]),
     shell:
-        PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
+        PAPERMILL + " {input.notebook} {log.notebook} {params.parameters}"
 
 
 def threads_of(run):
@@ -104,7 +113,7 @@ def training_notebook(w):
 rule train:
     input:
         notebook = training_notebook,
-        parameters = OUT / "parameters" / "{run}.yaml",
+        configuration = OUT / "parameters" / "{run}.yaml",  # another one: train again
         data = lambda w: paths.DATA / RUNS[w.run].data.folder / "manifest.json",
     output:
         OUT / "runs" / "{run}" / "record.json",
@@ -115,9 +124,10 @@ rule train:
         gpu = GPU,
     params:
         which = which,
+        parameters = lambda w: parameters(RUNS[w.run]),
     retries: 1  # an interrupted run goes on from its checkpoint
     shell:
-        ON_GPU + "env {params.which}" + PAPERMILL + " {input.notebook} {log.notebook} -f {input.parameters}"
+        ON_GPU + "env {params.which}" + PAPERMILL + " {input.notebook} {log.notebook} {params.parameters}"
 
 
 rule evaluate:
@@ -179,7 +189,7 @@ rule tables:
 
 rule report:
     input:
-        TABLES, CLAIMS, OUT / "figure4.png", OUT / "figure5.png",
+        TABLES, CLAIMS,
     output:
         OUT / "report.html",
     shell:

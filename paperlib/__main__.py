@@ -1,178 +1,171 @@
-"""``python -m paperlib prepare | describe | train | evaluate | references | tables | report |
-select | inpaint | verify``, without notebooks."""
+"""``python -m paperlib COMMAND``: all that the package does, without notebooks.
+
+A command imports what it needs itself: torch takes seconds, and help should come at once.
+"""
 
 from __future__ import annotations
 
-import argparse
+import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
 import yaml
+from typer import Argument, Option
+from typer.main import get_command
 
 from paperlib import paths
-from paperlib.config import ConfigurationError, RunConfig, evaluation_configs, load_profile
-from paperlib.divergence import ON_NAN
-from paperlib.files import DiskFull
-from paperlib.image_source import MAX_PIXELS, DataError
-from paperlib.interruption import exit_status, raise_terminated
-from paperlib.records import RunError
+from paperlib.errors import ConfigurationError, DataError, DiskFull, RunError, Terminated
+
+if TYPE_CHECKING:
+    from paperlib.config import RunConfig
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__.partition(",")[0])
+Profile = Annotated[str, Argument(help="A name in configs/, or a YAML file.")]
+Pairs = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a key.")]
+Name = Annotated[str | None, Option("--run", help="Only this run, as small_patch-both-seed0.")]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command.
+@app.command()
+def prepare(profile: Profile, pairs: Pairs = None, strict: bool = False) -> None:
+    """Decode and split the data set of a profile; --strict stops at any bad image."""
+    from paperlib.data.prepare import prepare
 
-    The exit status is 2 after one clear line for what the user can mend, bad input or a full disk;
-    130 after Ctrl-C and 143 after SIGTERM, after a line that says how to go on.
+    for config in {run.data.folder: run.data for run, _ in _runs(profile, pairs)}.values():
+        done = prepare(config, strict=strict)
+        print(f"{done.folder}: {done.manifest['count']} images")
+
+
+@app.command()
+def describe(profile: Profile) -> None:
+    """Say what a profile's incomplete images hold, and whether anything looks wrong."""
+    from paperlib.beyond.incomplete import describe
+    from paperlib.data.prepare import prepare
+    from paperlib.paper.figures import observed_by_figure, save_figure
+
+    config, _ = next(_runs(profile))
+    if config.dataset != "incomplete":
+        raise ConfigurationError(f"{profile} has complete images: there is nothing to describe")
+    described = describe(prepare(config.data))
+    picture = paths.RESULTS / Path(profile).stem / "observed-by.png"
+    save_figure(observed_by_figure(described.observed_by), picture)
+    print(f"{described}\n{picture}: by how many images each pixel is observed")
+
+
+@app.command()
+def train(profile: Profile, pairs: Pairs = None, run: Name = None) -> None:
+    """Train the runs of a profile, or the one named; go on where it stopped."""
+    from paperlib.data.prepare import prepare
+    from paperlib.training.loop import train
+    from paperlib.training.processes import first, processes
+
+    with processes():
+        for config, folder in _runs(profile, pairs, run):
+            first(lambda: bool(prepare(config.data)))  # noqa: B023, called at once
+            train(config, folder)
+
+
+@app.command()
+def evaluate(profile: Profile, run: Name = None) -> None:
+    """Evaluate the trained runs of a profile, or the one named."""
+    from paperlib.evaluation.protocol import evaluate_run
+
+    for _, folder in _runs(profile, run=run):
+        evaluate_run(folder)
+
+
+@app.command()
+def references(profile: Profile, corruption: str | None = None) -> None:
+    """Evaluate what fills in without learning, on the images of a profile."""
+    from paperlib.data.prepare import prepare
+    from paperlib.evaluation.protocol import evaluate_reference
+    from paperlib.evaluation.references import REFERENCES
+
+    configs = {run.corruption: run.evaluation for run, _ in _runs(profile)}
+    if corruption and corruption not in configs:
+        known = ", ".join(configs)
+        raise ConfigurationError(f"no corruption {corruption!r} in {profile}; known: {known}")
+    for config in [configs[corruption]] if corruption else configs.values():
+        prepare(config.data)
+        for name in REFERENCES:
+            record = paths.references(Path(profile).stem) / f"{config.corruption}-{name}.json"
+            evaluate_reference(name, config, record)
+
+
+@app.command()
+def tables(profile: Profile) -> None:
+    """Write the tables and the judged claims of a profile from its records."""
+    from paperlib.paper.claims import write_claims
+    from paperlib.paper.tables import write_tables
+
+    next(_runs(profile))
+    print(*write_tables(profile), *write_claims(profile), sep="\n")
+
+
+@app.command()
+def report(profile: Profile) -> None:
+    """Make one HTML page of the executed notebook of a profile's tables, without its code."""
+    from nbconvert import HTMLExporter
+
+    from paperlib.files import write_text
+
+    results = paths.RESULTS / Path(profile).stem
+    notebook = results / "notebooks" / "06_tables.ipynb"
+    if not notebook.is_file():
+        raise RunError(f"{notebook} is missing: run 'make reproduce PROFILE={profile}' first")
+    page, _ = HTMLExporter(exclude_input=True, embed_images=True).from_filename(str(notebook))
+    write_text(results / "report.html", page)
+    print(results / "report.html")
+
+
+@app.command()
+def select(
+    profile: Profile,
+    run: Annotated[str, Option(help="Which run, as small_patch-both-seed0.")],
+    values: Annotated[list[str], Argument(metavar="KEY=V1,V2...")],
+) -> None:
+    """Choose settings without complete images, from e.g. lambda_z=0.5,1,2 steps=400,800.
+
+    Train a run with every combination, score each on observed pixels of the hold-out that are
+    hidden again, and list them, the best first. Go on where it stopped.
     """
-    parser = argparse.ArgumentParser(prog="python -m paperlib", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    helps = {
-        "prepare": "decode and split the data set of a profile",
-        "describe": "say what a profile's incomplete images hold, and whether anything looks wrong",
-        "train": "train the runs of a profile, or the one named; goes on where it stopped",
-        "evaluate": "evaluate the trained runs of a profile, or the one named",
-        "references": "evaluate what fills in without learning, on the images of a profile",
-        "tables": "write the tables of a profile from its records",
-        "report": "write one HTML page of everything that a profile has",
-    }
-    for name, text in helps.items():
-        command = commands.add_parser(name, help=text)
-        command.add_argument("profile", help="a name in configs/, or a YAML file")
-        if name in ("prepare", "train"):
-            command.add_argument(
-                "--set", metavar="KEY=VALUE", action="append", default=[], help="change a key of it"
-            )
-        if name == "prepare":
-            command.add_argument("--strict", action="store_true", help="stop at any bad image")
-        if name == "references":
-            command.add_argument("--corruption", help="only this corruption, e.g. small_patch")
-        if name in ("train", "evaluate"):
-            command.add_argument("--run", help="only this run, e.g. small_patch-both-seed0")
-        if name == "train":
-            command.add_argument(
-                "--on-nan", choices=ON_NAN, help="stop, or go back to the last checkpoint and on "
-                "with other random numbers, at most three times (stop)"
-            )  # fmt: skip
-    _add_select(commands)
-    _add_inpaint(commands)
-    command = commands.add_parser("verify", help="check all records, weights and tables on disk")
-    command.add_argument(
-        "results", type=Path, nargs="?", help=f"of all profiles, or of one ({paths.RESULTS})"
-    )
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, raise_terminated)
-    try:
-        if options.command == "inpaint":
-            return _inpaint(options)
-        if options.command == "select":
-            return _select(options)
-        if options.command == "verify":
-            return _verify(options.results or paths.RESULTS)
-        if options.command == "train":
-            from paperlib.distributed import processes
+    from paperlib.beyond.selection import as_lines, candidates, search
+    from paperlib.data.prepare import prepare
 
-            with processes():
-                _run(options)
-        else:
-            _run(options)
-    except (ConfigurationError, DataError, RunError, DiskFull) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        print(f"error: {error.filename}: {error.strerror}: choose another place", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(stop if stop.args else "interrupted; run it again to go on", flush=True)
-        return exit_status(stop)
-    return 0
-
-
-def _add_select(commands: Any) -> None:
-    command = commands.add_parser(
-        "select",
-        help="choose settings without complete images",
-        description="Train a run with every combination of the values given, score each on "
-        "observed pixels of the hold-out that are hidden again, and list them, the best first. "
-        "Goes on where it stopped.",
-    )
-    command.add_argument("profile", help="a name in configs/, or a YAML file")
-    command.add_argument("--run", required=True, help="which run, e.g. small_patch-both-seed0")
-    command.add_argument(
-        "values", nargs="+", metavar="KEY=V1,V2,...", help="e.g. lambda_z=0.5,1,2 steps=400,800"
-    )
-
-
-def _select(options: argparse.Namespace) -> int:
-    from paperlib import selection
-    from paperlib.data import prepare
-
-    config = _named(load_profile(options.profile), options.run)
-    grid = {}
-    for pair in options.values:
-        key, _, values = pair.partition("=")
-        if key in grid:
-            raise ConfigurationError(f"select: {key} is given twice")
-        try:
-            grid[key] = yaml.safe_load(f"[{values}]")
-        except yaml.YAMLError:
-            raise ConfigurationError(f"select: the values of {pair!r} are not YAML") from None
-        if not key or not grid[key]:
-            raise ConfigurationError(f"select takes KEY=V1,V2,..., got {pair!r}")
-    folder = paths.RESULTS / Path(options.profile).stem / "selection" / config.name
-    selection.candidates(config, grid)  # a wrong value is said before hours of work
+    config, _ = next(_runs(profile, run=run))
+    grid = _parsed(values, "KEY=V1,V2,...", "[{}]")
+    candidates(config, grid)  # a wrong value is said before hours of work
     prepare(config.data)
-    found = selection.search(config, grid, folder)
-    print(selection.as_lines(found))
-    print(f"best: {found[0]['name']}; records in {folder}")
-    return 0
+    folder = paths.RESULTS / Path(profile).stem / "selection" / config.name
+    found = search(config, grid, folder)
+    print(f"{as_lines(found)}\nbest: {found[0]['name']}; records in {folder}")
 
 
-def _add_inpaint(commands: Any) -> None:
-    command = commands.add_parser(
-        "inpaint",
-        help="fill in your own incomplete images with a trained run",
-        description="Missing pixels are given by NAME.mask.png beside NAME (white = observed), an "
-        "alpha channel, NaN, or a value. JPEG comes back as PNG, which keeps what was observed.",
-    )
-    command.add_argument("run_folder", metavar="RUN", type=Path, help="e.g. results/quick/runs/...")
-    command.add_argument("input", type=Path, help="an image or a folder of images")
-    command.add_argument("output", type=Path, help="a new folder")
-    command.add_argument("--samples", type=int, default=5, metavar="K", help="per image (5)")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--missing", choices=("auto", "mask", "alpha", "nan"), default="auto")
-    command.add_argument("--missing-value", type=float, metavar="V", help="of missing pixels")
-    command.add_argument(
-        "--range", type=float, nargs=2, metavar=("LOW", "HIGH"),
-        help="the values of black and white (all of an integer type; 0 and 1 for floats)",
-    )  # fmt: skip
-    command.add_argument(
-        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N",
-        help=f"images of more are refused, undecoded ({MAX_PIXELS:,}); no other limit holds",
-    )  # fmt: skip
-    command.add_argument("--overwrite", action="store_true", help="write into a folder in use")
+@app.command()
+def inpaint(
+    run: Annotated[Path, Argument(help="A trained run, as results/quick/runs/NAME.")],
+    input: Annotated[Path, Argument(help="An image or a folder of images.")],
+    output: Annotated[Path, Argument(help="A new folder.")],
+    samples: Annotated[int, Option(help="Per image.")] = 5,
+    seed: int = 0,
+    missing: Literal["auto", "mask", "alpha", "nan"] = "auto",
+    missing_value: Annotated[float | None, Option(help="Of missing pixels.")] = None,
+    range: Annotated[tuple[float, float] | None, Option(help="Values of black and white.")] = None,
+    max_pixels: Annotated[int, Option(help="Refuse images of more, undecoded.")] = 100_000_000,
+    overwrite: Annotated[bool, Option("--overwrite", help="Write into a folder in use.")] = False,
+) -> int:
+    """Fill in your own incomplete images with a trained run.
 
+    Missing pixels are given by NAME.mask.png beside NAME (white = observed), an alpha channel, NaN,
+    or a value. JPEG comes back as PNG, which keeps what was observed.
+    """
+    from paperlib.beyond.inpaint import inpaint
 
-def _inpaint(options: argparse.Namespace) -> int:
-    from paperlib.inpaint import InpaintError, Options, inpaint
-
-    if options.samples < 1:
-        print("error: --samples must be at least 1", file=sys.stderr)
-        return 2
-    how = Options(
-        samples=options.samples,
-        seed=options.seed,
-        missing=options.missing,
-        missing_value=options.missing_value,
-        limits=tuple(options.range) if options.range else None,
-        max_pixels=options.max_pixels,
-    )
-    try:
-        failed = inpaint(options.run_folder, options.input, options.output, how, options.overwrite)
-    except InpaintError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    how = samples, seed, missing, missing_value, range, max_pixels, overwrite
+    failed = inpaint(run, input, output, *how)
     for reason in failed.values():
         print(f"error: {reason}", file=sys.stderr)
     if failed:
@@ -180,113 +173,85 @@ def _inpaint(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _verify(results: Path) -> int:
-    from paperlib.verify import verify
+@app.command()
+def verify(results: Annotated[Path | None, Argument(help="Of all profiles, or one.")] = None) -> int:
+    """Check all records, weights and tables on disk."""
+    import paperlib.beyond  # noqa: F401, see _runs
+    from paperlib.paper.verify import verify
 
-    faults, looked_at = verify(results.resolve())
-    for fault in faults:
-        print(fault)
-    print(f"{looked_at}: {len(faults) or 'no'} faults")
+    faults, looked_at = verify((results or paths.RESULTS).resolve())
+    print(*faults, f"{looked_at}: {len(faults) or 'no'} faults", sep="\n")
     return 1 if faults else 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    profile = Path(options.profile).stem
-    runs = load_profile(options.profile)
-    if assignments := getattr(options, "set", None):
-        runs = [_changed(run, assignments) for run in runs]
-    if options.command == "prepare":
-        from paperlib.data import prepare
+def _runs(
+    profile: str, pairs: list[str] | None = None, run: str | None = None
+) -> Iterator[tuple[RunConfig, Path]]:
+    """Each run of a profile, or the one called ``run``, and its folder; progress says which it is.
 
-        for config in {run.data.folder: run.data for run in runs}.values():
-            done = prepare(config, strict=options.strict)
-            print(f"{done.folder}: {done.manifest['count']} images")
-        return
-    if options.command == "describe":
-        _describe(runs[0], paths.RESULTS / profile / "observed-by.png")
-        return
-    if options.command == "references":
-        _evaluate_references(options.profile, options.corruption)
-        return
-    if options.command == "tables":
-        from paperlib.claims import write_claims
-        from paperlib.tables import write_tables
+    Raises:
+        ConfigurationError: names the KEY=VALUE pair that is wrong, or lists the known runs.
+    """
+    import paperlib.beyond  # noqa: F401, its method and its data set have names too
+    from paperlib.config import RunConfig
+    from paperlib.profiles import load_profile
 
-        written = [*write_tables(options.profile), *write_claims(options.profile)]
-        print("\n".join(map(str, written)))
-        return
-    if options.command == "report":
-        from paperlib.report import write_report
-
-        print(write_report(options.profile))
-        return
-    from paperlib.progress import each_run
-
-    for run in each_run([_named(runs, options.run)] if options.run else runs):
-        folder = paths.runs(profile) / run.name
-        if options.command == "train":
-            from paperlib import distributed
-            from paperlib.data import prepare
-            from paperlib.training import train
-
-            distributed.first(lambda: bool(prepare(run.data)))  # noqa: B023, called at once
-            train(run, folder, on_nan=options.on_nan)
-        else:
-            from paperlib.evaluation import evaluate_run
-
-            evaluate_run(folder)
+    changes = _parsed(pairs or [], "KEY=VALUE", "{}")
+    runs = load_profile(profile)
+    if changes:
+        runs = [RunConfig.parse(config.model_dump() | changes, "--set") for config in runs]
+    known = {config.name: config for config in runs}
+    if run and run not in known:
+        raise ConfigurationError(f"no run {run!r}; known: {', '.join(known)}")
+    chosen = [known[run]] if run else runs
+    for number, config in enumerate(chosen, 1):
+        if len(chosen) > 1:
+            os.environ["PAPERLIB_RUN"] = f"{number} of {len(chosen)}"
+        yield config, paths.runs(Path(profile).stem) / config.name
 
 
-def _named(runs: list[RunConfig], name: str) -> RunConfig:
-    """The run called ``name``; ConfigurationError lists the names."""
-    for run in runs:
-        if run.name == name:
-            return run
-    known = ", ".join(run.name for run in runs)
-    raise ConfigurationError(f"no run {name!r}; known: {known}")
-
-
-def _describe(run: RunConfig, picture: Path) -> None:
-    if run.dataset != "incomplete":
-        raise ConfigurationError(f"dataset {run.dataset} has complete images: nothing to describe")
-    from paperlib.data import prepare
-    from paperlib.describe import describe
-    from paperlib.plots import observed_by_figure, save_figure
-
-    described = describe(prepare(run.data))
-    save_figure(observed_by_figure(described.observed_by), picture)
-    print(f"{described}\n{picture}: by how many images each pixel is observed")
-
-
-def _evaluate_references(profile: str, corruption: str | None) -> None:
-    from paperlib.data import prepare
-    from paperlib.evaluation import evaluate_reference
-    from paperlib.references import REFERENCES
-
-    configs = {config.corruption: config for config in evaluation_configs(profile)}
-    if corruption and corruption not in configs:
-        raise ConfigurationError(
-            f"no corruption {corruption!r} in {profile}; known: {', '.join(configs)}"
-        )
-    for config in configs.values() if not corruption else [configs[corruption]]:
-        prepare(config.data)
-        for name in REFERENCES:
-            path = paths.references(Path(profile).stem) / f"{config.corruption}-{name}.json"
-            evaluate_reference(name, config, path)
-
-
-def _changed(run: RunConfig, assignments: list[str]) -> RunConfig:
-    """``run`` with KEY=VALUE assignments (values in YAML); ConfigurationError for a wrong one."""
-    values = run.model_dump()
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigurationError(f"--set {assignment}: expected KEY=VALUE")
+def _parsed(pairs: list[str], form: str, as_yaml: str) -> dict[str, Any]:
+    """KEY=VALUE pairs, the values in YAML; ConfigurationError names one that is wrong."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals) or key in found:
+            raise ConfigurationError(f"expected {form}, each key once, got {pair!r}")
         try:
-            values[key] = yaml.safe_load(value)
+            found[key] = yaml.safe_load(as_yaml.format(value))
         except yaml.YAMLError:
-            raise ConfigurationError(f"--set {assignment}: the value is not valid YAML") from None
-    return RunConfig.parse(values, "--set")
+            raise ConfigurationError(f"{pair!r}: the value is not valid YAML") from None
+    return found
+
+
+def _terminated(*_: object) -> None:
+    raise Terminated
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit status.
+
+    It is 2 after one clear line for what the user can mend: a wrong command line, bad input, a full
+    disk. It is 130 after Ctrl-C and 143 after SIGTERM, after a line that says how to go on.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        with get_command(app).make_context("python -m paperlib", [*words]) as context:
+            return context.command.invoke(context) or 0
+    except typer.Exit as done:  # after --help
+        return done.exit_code
+    except KeyboardInterrupt as stop:
+        print(stop if stop.args else "interrupted; run it again to go on", flush=True)
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+    except typer.TyperException as error:
+        message = " ".join(error.format_message().split())
+    except (ConfigurationError, DataError, RunError, DiskFull) as error:
+        message = str(error)
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        message = f"{error.filename}: {error.strerror}: choose another place"
+    print(f"error: {message}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ disk.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -50,13 +48,3 @@ def from_root(path: str | Path) -> Path:
     path = Path(path).expanduser()
     return path if path.is_absolute() else ROOT / path
 
-
-@contextmanager
-def results_in(folder: Path) -> Iterator[None]:
-    """Within, ``folder`` holds the results of all profiles."""
-    global RESULTS
-    before, RESULTS = RESULTS, folder
-    try:
-        yield
-    finally:
-        RESULTS = before

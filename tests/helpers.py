@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from paperlib import paths, records, seeds
+from paperlib import paths, seeds
 from paperlib.config import EvaluationConfig, RunConfig
-from paperlib.corruption import corrupt, mask_law
-from paperlib.data import load_prepared
-from paperlib.models import LatentNorm, SelfAttention
+from paperlib.core.corruption import corrupt, mask_law
+from paperlib.core.models import LatentNorm, SelfAttention
+from paperlib.records import write_json
 
 B, SIZE, NZ = 4, 16, 8
 
@@ -115,7 +115,9 @@ def weights(run: Path) -> dict[str, bytes]:
 
 
 def log_without_times(run: Path) -> list[dict]:
-    lines = records.read_log(run)
+    from paperlib.run import Run
+
+    lines = Run(run).log()
     assert lines and all(line.keys() >= TIMES for line in lines)
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
@@ -128,6 +130,8 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 def put_garbage_under_the_missing_pixels(config: RunConfig, rows: np.ndarray, rng) -> int:
     """Overwrite what the masks hide in the prepared images; return how many pixels that were."""
+    from paperlib.data.prepare import load_prepared
+
     data = load_prepared(config.data)
     images = np.load(data.folder / "images.npy", mmap_mode="r+")
     law = mask_law(config.corruption)
@@ -171,12 +175,12 @@ def write_run(
     """The made-up records of a trained and evaluated run; its folder."""
     run = paths.runs(profile) / config.name
     about = {"config": config.model_dump(), "data_checksum": "def"}
-    records.write_json(run / "record.json", about | {"generator_checksum": "abc"})
+    write_json(run / "record.json", about | {"generator_checksum": "abc"})
     record = about | {
         "rests_on": {"generator_checksum": checksum},
         "metrics": measured(metrics, spread),
     }
-    records.write_json(run / "evaluation.json", record | more)
+    write_json(run / "evaluation.json", record | more)
     return run
 
 
@@ -186,7 +190,7 @@ def write_reference(
     """The made-up record of a reference."""
     about = {"config": config.model_dump(), "data_checksum": "def"}
     record = about | {"metrics": measured(metrics | {"std": 0.0})}
-    records.write_json(paths.references(profile) / f"{config.corruption}-{name}.json", record)
+    write_json(paths.references(profile) / f"{config.corruption}-{name}.json", record)
 
 
 def write_peer(
@@ -196,4 +200,4 @@ def write_peer(
     about = {"config": config.model_dump(), "data_checksum": "def"}
     record = about | {"peer": peer, "seed": seed}
     path = paths.peers(profile) / f"{config.corruption}-{peer}-seed{seed}.json"
-    records.write_json(path, record | {"metrics": measured(metrics)})
+    write_json(path, record | {"metrics": measured(metrics)})

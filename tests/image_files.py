@@ -6,13 +6,38 @@ import io
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import smooth_image
 from PIL import Image
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (40, 36)) -> Image.Image:
+    return smooth_image(np.random.default_rng(seed), *size)
+
+
+def holed(seed: int = 0, size: int = 32) -> Image.Image:
+    """RGBA, a third of it missing."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(1, 256, (size, size, 4), dtype=np.uint8)
+    values[..., 3] = np.where(rng.random((size, size)) < 2 / 3, 255, 0)
+    return Image.fromarray(values)
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **{"quality": 95} | options)
+    return buffer.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def tiff(array: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, **options)
     return buffer.getvalue()
 
 

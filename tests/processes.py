@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _forks = multiprocessing.get_context("forkserver")  # a fork of the tests' own process might hang
-_forks.set_forkserver_preload(["pytest", "paperlib.evaluation", "paperlib.plots"])
+_forks.set_forkserver_preload(["pytest", "paperlib.evaluation.protocol", "paperlib.paper.figures"])
 
 
 def start(work: Callable[..., Any], *arguments: Any, output: Path | None = None) -> Any:
@@ -41,7 +41,7 @@ def wait_in_step(number: int, folder: Path) -> None:
 
     ``folder / "waiting"`` says that it does.
     """
-    from paperlib.algorithm1 import Algorithm1
+    from paperlib.core.algorithm1 import Algorithm1
 
     step, calls = Algorithm1.step, itertools.count(1)
 

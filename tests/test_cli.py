@@ -1,4 +1,4 @@
-"""The command line: one clear line and exit status 2 for bad input, and the work in order."""
+"""The command line: every command does its work, in order, and says where it left what."""
 
 from __future__ import annotations
 
@@ -6,190 +6,93 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
+import nbformat
 import pytest
 import yaml
 from helpers import MeanAndSpread
+from image_files import holed
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from paperlib import paths
 from paperlib.__main__ import main
 from paperlib.config import RunConfig
+from paperlib.errors import Terminated
+from paperlib.evaluation.references import REFERENCES
 from paperlib.records import read_json
-from paperlib.references import REFERENCES
 
 pytestmark = pytest.mark.usefixtures("own_signal_handlers")
-
-
-@pytest.fixture
-def error_of(empty_workspace, capsys):
-    """A function that runs a command, expects it to fail properly, and returns its one line."""
-
-    def run(*arguments: str) -> str:
-        assert main(list(arguments)) == 2
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1 and lines[0].startswith("error: ")
-        return lines[0]
-
-    return run
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["prepare", "nope"],
-        ["train", "nope"],
-        ["evaluate", "nope"],
-        ["references", "nope"],
-        ["tables", "nope"],
-        ["select", "nope", "--run", "a", "lambda_z=1"],
-    ],
-    ids=" ".join,
-)
-def test_unknown_profile(error_of, command):
-    line = error_of(*command)
-    assert "'nope'" in line and "smoke" in line
-
-
-@pytest.mark.parametrize("command", ["prepare", "train"])
-def test_unknown_key(error_of, command):
-    assert "unknown key 'nokey'" in error_of(command, "smoke", "--set", "nokey=1")
-
-
-@pytest.mark.parametrize(
-    "assignment, part",
-    [
-        ("steps=many", "steps"),
-        ("steps", "KEY=VALUE"),
-        ("size=36", "size 36 is not supported"),
-        ("corruption=blur", "one_patch"),
-        ("method=gan", "encoding_z"),
-        ("g_channels=[8", "g_channels"),
-        ("lr_g={", "lr_g"),
-    ],
-)
-def test_wrong_value(error_of, assignment, part):
-    assert part in error_of("train", "smoke", "--set", assignment)
-
-
-def test_unknown_dataset(error_of):
-    assert "'nope'" in error_of("prepare", "smoke", "--set", "dataset=nope")
-
-
-def test_source_that_does_not_exist(error_of, empty_workspace):
-    missing = str(empty_workspace / "nowhere")
-    line = error_of("prepare", "smoke", "--set", "dataset=folder", "--set", f"source={missing}")
-    assert missing in line
-
-
-@pytest.mark.parametrize("command", ["prepare", "train"])
-def test_folder_without_images(error_of, empty_workspace, command):
-    (empty_workspace / "empty").mkdir()
-    line = error_of(
-        command, "smoke", "--set", "dataset=folder", "--set", f"source={empty_workspace}/empty"
-    )
-    assert "no images" in line and "empty" in line
-
-
-@pytest.mark.parametrize("content", ["steps: [", "- a list", "nokey: 1", ""])
-def test_broken_profile(error_of, empty_workspace, content):
-    path = empty_workspace / "mine.yaml"
-    path.write_text(content)
-    assert str(path) in error_of("train", str(path))
-
-
-def test_run_that_is_not_of_the_profile(error_of):
-    line = error_of("train", "smoke", "--run", "blur-base-seed0")
-    assert "blur-base-seed0" in line and "drop_pixel-base-seed0" in line
-
-
-def test_evaluating_an_untrained_run(error_of):
-    line = error_of("evaluate", "smoke", "--run", "drop_pixel-base-seed0")
-    assert "drop_pixel-base-seed0" in line
-
-
-def test_references_on_a_corruption_that_is_not_of_the_profile(error_of):
-    line = error_of("references", "smoke", "--corruption", "blur")
-    assert "'blur'" in line and "drop_pixel" in line and "small_patch" in line
-
-
-def test_bad_images_stop_a_strict_preparation(error_of, empty_workspace, image_folder):
-    images = empty_workspace / "images"
-    images.mkdir()
-    for source in image_folder.iterdir():  # twice: 1 bad one of 120 would be tolerated
-        for name in (source.name, f"again-{source.name}"):
-            (images / name).write_bytes(source.read_bytes())
-    (images / "005.png").write_bytes(b"broken")
-    line = error_of(
-        "prepare", "smoke", "--strict", "--set", "dataset=folder", "--set", f"source={images}"
-    )
-    assert "005.png" in line
+BOTH = "small_patch-both-seed0"
 
 
 @pytest.fixture
 def tiny_profile(workspace, tiny_config):
     """A profile of two runs of ``tiny_config``, as a file."""
-    changes = {
-        key: value
-        for key, value in tiny_config.model_dump().items()
-        if value != getattr(RunConfig(), key)
-    }
+    changes = {k: v for k, v in tiny_config.model_dump().items() if v != getattr(RunConfig(), k)}
     path = workspace / "tiny.yaml"
     path.write_text(yaml.safe_dump(changes | {"steps": 2, "matrix": {"method": ["base", "both"]}}))
     return str(path)
 
 
+def test_help_comes_at_once_and_one_line_says_what_is_wrong_from_any_folder(tmp_path):
+    code = (
+        "import sys; from paperlib.__main__ import main; main(['--help']); main(['train', '--help'])\n"
+        "assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(main(['train', 'nope']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "prepare" in done.stdout and "--set KEY=VALUE" in done.stdout
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: no profile 'nope'")
+
+
 def test_train_prepares_and_trains_every_run(tiny_profile):
+    shutil.rmtree(paths.DATA)
     assert main(["train", tiny_profile]) == 0
-    runs = paths.runs("tiny")
-    assert {p.name for p in runs.iterdir()} == {"small_patch-base-seed0", "small_patch-both-seed0"}
-    for run in runs.iterdir():
-        assert read_json(run / "record.json")["steps"] == 2
+    records = {p.parent.name: read_json(p) for p in paths.runs("tiny").glob("*/record.json")}
+    assert records.keys() == {"small_patch-base-seed0", BOTH}
+    assert all(record["steps"] == 2 for record in records.values())
 
 
 def test_train_one_run_with_a_changed_key(tiny_profile):
-    run = "small_patch-both-seed0"
-    assert main(["train", tiny_profile, "--run", run, "--set", "lr_g=1.0e-3"]) == 0
-    assert [p.name for p in paths.runs("tiny").iterdir()] == [run]
-    assert read_json(paths.runs("tiny") / run / "config.json")["lr_g"] == 1e-3
+    assert main(["train", tiny_profile, "--run", BOTH, "--set", "lr_g=1e-3"]) == 0
+    assert [p.name for p in paths.runs("tiny").iterdir()] == [BOTH]
+    assert read_json(paths.runs("tiny") / BOTH / "config.json")["lr_g"] == 1e-3
 
 
-def test_run_of_another_configuration(tiny_profile, capsys):
-    assert main(["train", tiny_profile]) == 0
-    capsys.readouterr()
-    assert main(["train", tiny_profile, "--set", "lambda_y=3"]) == 2
-    error = capsys.readouterr().err.splitlines()
-    assert len(error) == 1 and "lambda_y" in error[0]
-
-
-def test_prepare_says_what_it_has(tiny_profile, capsys):
-    assert main(["prepare", tiny_profile]) == 0
-    assert "60 images" in capsys.readouterr().out
+@pytest.mark.parametrize("strict, status", [([], 0), (["--strict"], 2)])
+def test_prepare_says_what_it_has_and_stops_at_a_bad_image_if_asked(
+    tiny_profile, image_folder, tmp_path, capsys, strict, status
+):
+    images = tmp_path / "images"
+    for part in ("a", "b"):  # 1 bad one of 120 is tolerated
+        shutil.copytree(image_folder, images / part)
+    (images / "a" / "005.png").write_bytes(b"broken")
+    assert main(["prepare", tiny_profile, *strict, "--set", f"source={images}"]) == status
+    said = capsys.readouterr()
+    assert "120 images" in said.out if status == 0 else "005.png" in said.err
 
 
 def test_describe_says_what_it_found_and_leaves_a_picture(empty_workspace, capsys):
-    rng = np.random.default_rng(0)
     (empty_workspace / "mine").mkdir()
     for k in range(12):
-        values = rng.integers(1, 256, (16, 16, 4), dtype=np.uint8)
-        values[..., 3] = 255 * (rng.random((16, 16)) < 0.7)
-        values[:, 0, 3] = 0  # a dead column
-        Image.fromarray(values).save(empty_workspace / "mine" / f"{k}.png")
+        image = holed(k, size=16)
+        image.paste((0, 0, 0, 0), (0, 0, 1, 16))  # a dead column
+        image.save(empty_workspace / "mine" / f"{k}.png")
     keys = {"dataset": "incomplete", "corruption": "observed", "size": 16, "attention": 0}
-    source = {"source": str(empty_workspace / "mine")}
-    (empty_workspace / "mine.yaml").write_text(yaml.safe_dump(keys | source))
-    assert main(["describe", str(empty_workspace / "mine.yaml")]) == 0
+    profile = empty_workspace / "mine.yaml"
+    profile.write_text(yaml.safe_dump(keys | {"source": str(empty_workspace / "mine")}))
+    assert main(["describe", str(profile)]) == 0
     said, picture = capsys.readouterr().out, paths.RESULTS / "mine" / "observed-by.png"
     assert "WARNING: 16 of 256 pixels are observed in no image" in said
     assert str(picture) in said and Image.open(picture).format == "PNG"
 
 
 @pytest.mark.parametrize("chosen", [["--corruption", "small_patch"], []])
-def test_references_leave_a_record_each_and_prepare_what_they_need(
-    tiny_profile, monkeypatch, chosen
-):
-    monkeypatch.setattr("paperlib.evaluation.load_extractor", lambda device: MeanAndSpread())
-    shutil.rmtree(paths.DATA)
+def test_references_leave_a_record_each(tiny_profile, monkeypatch, chosen):
+    monkeypatch.setattr("paperlib.evaluation.protocol.load_extractor", lambda _: MeanAndSpread())
     assert main(["references", tiny_profile, *chosen]) == 0
     written = {path.name for path in paths.references("tiny").iterdir()}
     assert written == {f"small_patch-{name}.json" for name in REFERENCES}
@@ -202,89 +105,40 @@ def test_tables_names_every_file_that_it_writes(tiny_profile, capsys):
     assert sorted(named) == sorted(map(str, written)) and len(named) == 8
 
 
-SELECT = ["--run", "small_patch-both-seed0"]
+def test_report_is_the_notebook_of_tables_without_its_code(tiny_profile):
+    output = new_output("display_data", {"text/markdown": "| A | B |\n|---|---|\n| 1 | 2 |"})
+    cell = new_code_cell("secret = 1", execution_count=1, outputs=[output])
+    notebook = paths.RESULTS / "tiny" / "notebooks" / "06_tables.ipynb"
+    notebook.parent.mkdir(parents=True)
+    nbformat.write(new_notebook(cells=[cell]), notebook)
+    assert main(["report", tiny_profile]) == 0
+    page = (paths.RESULTS / "tiny" / "report.html").read_text()
+    assert "<td>1</td>" in page and "secret" not in page
 
 
 def test_select_trains_scores_and_lists_the_best_first(tiny_profile, capsys):
     shutil.rmtree(paths.DATA)  # prepares what it needs
-    assert main(["select", tiny_profile, *SELECT, "lambda_z=0.5,2", "steps=1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    folder = paths.RESULTS / "tiny" / "selection" / "small_patch-both-seed0"
-    header, first, second, best = lines[-4:]
-    assert "energy score" in header
+    assert main(["select", tiny_profile, "--run", BOTH, "lambda_z=0.5,2", "steps=1"]) == 0
+    *_, first, second, best = capsys.readouterr().out.splitlines()
+    folder = paths.RESULTS / "tiny" / "selection" / BOTH
     listed = [line.split()[-1] for line in (first, second)]
     assert set(listed) == {"lambda_z=0.5-steps=1", "lambda_z=2-steps=1"}
     assert best == f"best: {listed[0]}; records in {folder}"
-    scores = [
-        read_json(folder / name / "selection.json")["scores"]["energy"]["value"] for name in listed
-    ]
+    records = [read_json(folder / name / "selection.json") for name in listed]
+    scores = [record["scores"]["energy"]["value"] for record in records]
     assert scores == sorted(scores) and float(first.split()[0]) == round(scores[0], 4)
     assert not paths.runs("tiny").exists()  # the runs of the profile are others
 
 
 @pytest.mark.parametrize(
-    "values, part",
-    [
-        (["lambda_z"], "KEY=V1,V2,..., got 'lambda_z'"),
-        (["lambda_z="], "KEY=V1,V2,..., got 'lambda_z='"),
-        (["lambda_z=[1"], "not YAML"),
-        (["lambda_z=1", "lambda_z=2"], "lambda_z is given twice"),
-        (["lambda_z=1,-1"], "lambda_z"),
-        (["nokey=1"], "unknown key 'nokey'"),
-        (["=1"], "KEY=V1,V2,..., got '=1'"),
-        (["size=32,64"], "size cannot vary"),
-    ],
+    "stop, status", [(KeyboardInterrupt(), 130), (Terminated("stopped at step 3"), 143)]
 )
-def test_wrong_values_to_select_from(error_of, values, part):
-    assert part in error_of("select", "smoke", "--run", "drop_pixel-both-seed0", *values)
-    assert not paths.RESULTS.exists() and not paths.DATA.exists()
-
-
-def test_selecting_for_a_run_that_is_not_of_the_profile(error_of):
-    line = error_of("select", "smoke", "--run", "blur-base-seed0", "lambda_z=1")
-    assert "blur-base-seed0" in line and "drop_pixel-base-seed0" in line
-
-
-def test_selecting_needs_a_profile_a_run_and_values(empty_workspace, capsys):
-    for arguments in (["smoke", *SELECT], ["smoke", "lambda_z=1"]):
-        with pytest.raises(SystemExit) as stop:
-            main(["select", *arguments])
-        assert stop.value.code == 2
-    assert "required" in capsys.readouterr().err
-
-
-def test_selecting_without_a_hold_out(tiny_profile, capsys):
-    with open(tiny_profile, "a") as file:
-        file.write("validation: 0\n")
-    assert main(["select", tiny_profile, *SELECT, "lambda_z=0.5,2"]) == 2
-    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(error) == 1 and "validation split" in error[0] and "empty" in error[0]
-    assert not (paths.RESULTS / "tiny").exists()
-
-
-def test_interrupted_selection_is_reported_by_its_own_status(tiny_profile, monkeypatch):
+def test_interruption_has_its_own_status_and_says_how_to_go_on(
+    tiny_profile, monkeypatch, capsys, stop, status
+):
     def interrupted(*_, **__):
-        raise KeyboardInterrupt
+        raise stop
 
-    monkeypatch.setattr("paperlib.selection.train", interrupted)
-    assert main(["select", tiny_profile, *SELECT, "lambda_z=0.5"]) == 130
-
-
-def test_interruption_is_reported_by_its_own_status(tiny_profile, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("paperlib.training.train", interrupted)
-    assert main(["train", tiny_profile]) == 130
-
-
-def test_module_can_be_run_from_any_folder(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "paperlib", "train", "nope"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and not done.stdout
-    assert done.stderr.startswith("error: no profile 'nope'")
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setattr("paperlib.training.loop.train", interrupted)
+    assert main(["train", tiny_profile]) == status
+    assert (str(stop) or "run it again to go on") in capsys.readouterr().out

@@ -1,24 +1,21 @@
-"""Configurations and profiles, and the lists of dependencies that must agree."""
+"""Configurations and profiles."""
 
 from __future__ import annotations
-
-import re
-import tomllib
 
 import pytest
 import yaml
 
 from paperlib import paths
-from paperlib.config import BOOKKEEPING, ConfigurationError, DataConfig, RunConfig, load_profile
-from paperlib.methods import METHODS
+from paperlib.config import BOOKKEEPING, DataConfig, EvaluationConfig, RunConfig
+from paperlib.core.baselines import METHODS
+from paperlib.errors import ConfigurationError
+from paperlib.profiles import evaluation_configs, load_profile, run_of_profile
 
-ROOT = paths.ROOT
 
-
-def faults(values: dict) -> str:
-    """The one line that a wrong configuration is refused with."""
+def refusal(parse, *arguments) -> str:
+    """The one line that ``parse`` refuses its arguments with."""
     with pytest.raises(ConfigurationError) as error:
-        RunConfig.parse(values)
+        parse(*arguments)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -27,60 +24,51 @@ def faults(values: dict) -> str:
 
 
 def test_unknown_key_is_named_and_the_known_ones_listed():
-    message = faults({"lamda_y": 3})
+    message = refusal(RunConfig.parse, {"lamda_y": 3})
     assert "unknown key 'lamda_y'" in message
     assert "lambda_y" in message and "batch_size" in message
 
 
-@pytest.mark.parametrize(
-    "key, value",
-    [
-        ("steps", "many"),
-        ("steps", 2.5),
-        ("steps", 0),
-        ("steps", True),
-        ("lr_g", "fast"),
-        ("lr_g", 0),
-        ("lambda_y", -1.0),
-        ("lambda_y", float("nan")),
-        ("ema", 1.0),
-        ("batch_size", 1),
-        ("d_sees_y_hat", "perhaps"),
-        ("discriminator_sees", "everything"),
-        ("g_channels", "wide"),
-        ("g_channels", [16, "x"]),
-        ("norm", "l3"),
-        ("split", "alphabetical"),
-        ("validation", -0.1),
-        ("seed", -1),
-        ("source", 3),
-    ],
-)
+WRONG = [
+    ("steps", "many"), ("steps", 2.5), ("steps", 0), ("lr_g", "fast"), ("lr_g", 0),
+    ("lambda_y", -1.0), ("lambda_y", float("nan")), ("lr_x", float("inf")), ("ema", 1.0),
+    ("batch_size", 1), ("d_sees_y_hat", "perhaps"), ("g_channels", "wide"),
+    ("g_channels", [16, "x"]), ("norm", "l3"), ("split", "alphabetical"), ("validation", -0.1),
+    ("seed", -1), ("source", 3), ("precision", "float16"), ("compile", "always"),
+    ("resident", "never"), ("method", ["base"]), ("corruption", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key, value", WRONG)
 def test_wrong_value_is_refused_naming_key_and_value(key, value):
-    message = faults({key: value})
+    message = refusal(RunConfig.parse, {key: value})
     assert f"'{key}" in message  # g_channels.1 names the element
-    assert repr(value[-1] if isinstance(value, list) else value) in message
+    assert (repr(value) if value != [16, "x"] else "'x'") in message
 
 
 def test_all_wrong_keys_are_named_at_once():
-    message = faults({"lr_g": "fast", "lamda_y": 1, "steps": -4})
-    assert all(part in message for part in ("lr_g", "lamda_y", "steps"))
+    message = refusal(RunConfig.parse, {"lr_g": "fast", "lamda_y": 1, "steps": -4}, "mine.yaml")
+    assert all(part in message for part in ("mine.yaml", "lr_g", "lamda_y", "steps"))
 
 
 def test_unknown_corruption_and_method_name_the_known_ones():
-    assert "one_patch, small_patch, drop_pixel" in faults({"corruption": "blur"})
-    assert "'encoding_z'" in faults({"method": "gan"})
+    message = refusal(RunConfig.parse, {"corruption": "blur", "method": "gan"})
+    assert "one_patch, small_patch, drop_pixel" in message and "encoding_z" in message
 
 
-@pytest.mark.parametrize("key", ["lr_g", "lambda_y", "validation", "checkpoint_seconds"])
-def test_whole_numbers_are_taken_where_decimals_are_meant(key):
-    value = getattr(RunConfig.parse({key: 3}), key)
-    assert value == 3.0 and isinstance(value, float)
+def test_removed_key_is_refused_saying_so_unless_it_changed_nothing():
+    # D's view is the method's now: mask_aware shows it both masks
+    message = refusal(RunConfig.parse, {"discriminator_sees": "both_masks"})
+    assert "'discriminator_sees': removed in 0.2" in message and "mask_aware" in message
+    assert "unknown" not in message
+    assert RunConfig.parse({"discriminator_sees": None, "seed": 3}) == RunConfig(seed=3)
 
 
-def test_scientific_notation_is_taken_as_a_number():
+def test_numbers_are_taken_as_they_are_meant():
     # YAML 1.1 reads 4e-4 as a string (it wants 4.0e-4): whoever writes it means the number.
-    assert RunConfig.parse(yaml.safe_load("lr_g: 4e-4")).lr_g == 4e-4
+    config = RunConfig.parse(yaml.safe_load("lr_g: 4e-4\nlambda_y: 3\nbatch_size: 8.0"))
+    assert (config.lr_g, config.lambda_y, config.batch_size) == (4e-4, 3.0, 8)
+    assert isinstance(config.lambda_y, float) and isinstance(config.batch_size, int)
 
 
 @pytest.mark.parametrize(
@@ -93,14 +81,8 @@ def test_scientific_notation_is_taken_as_a_number():
     ],
 )
 def test_size_that_the_networks_do_not_support_is_refused_with_those_that_they_do(values):
-    message = faults({"d_channels": [8], "e_channels": [8]} | values)
+    message = refusal(RunConfig.parse, {"d_channels": [8], "e_channels": [8]} | values)
     assert f"size {values['size']} is not supported" in message and "multiple of" in message
-
-
-@pytest.mark.parametrize("net", ["g_channels", "d_channels", "e_channels"])
-def test_networks_without_channels_are_refused(net):
-    for channels in ([], [0], [8, -8]):
-        assert net in faults({net: channels})
 
 
 @pytest.mark.parametrize("size, attention", [(32, 8), (64, 16), (128, 32), (64, 0)])
@@ -108,9 +90,19 @@ def test_sizes_of_the_paper_are_supported(size, attention):
     assert RunConfig.parse({"size": size, "attention": attention}).size == size
 
 
-def test_attention_on_a_map_that_the_networks_do_not_have_is_refused_with_those_they_have():
-    message = faults({"size": 64, "attention": 8})
-    assert "attention 8" in message and "0, 16" in message
+@pytest.mark.parametrize(
+    "values, parts",
+    [
+        ({"g_channels": []}, ["g_channels"]),
+        ({"e_channels": [8, -8]}, ["e_channels"]),
+        ({"size": 64, "attention": 8}, ["attention 8", "0, 16"]),
+        ({"method": "misgan", "accumulate": 2}, ["misgan", "accumulate"]),
+        ({"missing": "nan", "missing_value": 0}, ["missing: nan", "missing_value"]),
+    ],
+)
+def test_keys_that_do_not_go_together_are_named(values, parts):
+    message = refusal(RunConfig.parse, values)
+    assert all(part in message for part in parts)
 
 
 def test_configuration_survives_json_and_cannot_be_changed():
@@ -120,101 +112,27 @@ def test_configuration_survives_json_and_cannot_be_changed():
         config.seed = 4
 
 
-def test_bookkeeping_keys_exist():
+def test_a_run_s_parts_are_its_keys_of_data_and_evaluation():
+    about = {"dataset": "folder", "source": "x", "test": 0.2}
+    config = RunConfig(**about, corruption="one_patch", eval_images=9, seed=5, steps=3)
+    assert config.data == DataConfig(**about)
+    assert config.evaluation == EvaluationConfig(**about, corruption="one_patch", eval_images=9)
+    assert config.name == "one_patch-both-seed5"
     assert set(RunConfig.model_fields) > BOOKKEEPING
 
 
-# Data
-
-
-def test_data_of_a_run_are_its_data_keys():
-    config = RunConfig.parse(
-        {"dataset": "folder", "source": "x", "size": 64, "test": 0.2, "attention": 0}
-    )
-    expected = {"dataset": "folder", "source": "x", "size": 64, "test": 0.2}
-    assert config.data == DataConfig(**expected)
-
-
 def test_each_source_size_and_split_has_its_own_folder():
-    changes = [
-        {},
-        {"size": 64},
-        {"dataset": "celeba"},
-        {"source": "a"},
-        {"source": "b"},
-        {"split_seed": 1},
-        {"split": "random"},
-        {"test": 0.2},
-    ]
+    changes = [{}, {"size": 64}, {"dataset": "celeba"}, {"source": "a"}, {"source": "b"}]
+    changes += [{"split_seed": 1}, {"split": "random"}, {"test": 0.2}]
     folders = [DataConfig(**change).folder for change in changes]
-    assert len(set(folders)) == len(folders)
-    assert folders[0] == "bluemarble-32"
-    assert RunConfig(seed=5, steps=3).data.folder == folders[0]  # the rest does not matter
+    assert len(set(folders)) == len(folders) and folders[0] == "bluemarble-32"
 
 
-def test_runs_of_a_product_have_their_own_names():
-    names = {
-        RunConfig(corruption=c, method=m, seed=s).name
-        for c in ("one_patch", "drop_pixel")
-        for m in ("base", "both")
-        for s in (0, 1)
-    }
-    assert len(names) == 8
-
-
-# What D sees
-
-MASKED = ["own_mask", "both_masks"]
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_d_sees_the_paper_s_observation_and_both_masks_in_mask_aware_alone(method):
-    config = RunConfig.parse({"method": method})
-    assert config.discriminator_sees is None
-    assert config.sees == ("both_masks" if method == "mask_aware" else "observation")
-    assert config.row == method and config.name == f"small_patch-{method}-seed0"
-
-
-@pytest.mark.parametrize("method", ["base", "encoding_z", "encoding_y", "both", "misgan"])
-@pytest.mark.parametrize("sees", MASKED)
-def test_another_view_of_d_makes_another_row_and_another_run(method, sees):
-    config = RunConfig.parse({"method": method, "discriminator_sees": sees, "seed": 3})
-    assert config.sees == sees and config.row == f"{method}-{sees}"
-    assert config.name == f"small_patch-{method}-{sees}-seed3"
-
-
-def test_the_method_s_own_view_of_d_may_be_said():
-    for method, sees in (("both", "observation"), ("paired", "observation"), ("mask_aware", "both_masks")):  # fmt: skip
-        config = RunConfig.parse({"method": method, "discriminator_sees": sees})
-        assert config.sees == sees and config.row == method
-
-
-@pytest.mark.parametrize("sees", ["observation", "own_mask"])
-def test_mask_aware_with_another_view_is_refused_naming_the_key(sees):
-    message = faults({"method": "mask_aware", "discriminator_sees": sees})
-    assert "mask_aware" in message and "discriminator_sees: both_masks" in message
-
-
-@pytest.mark.parametrize("method", ["unpaired", "paired"])
-@pytest.mark.parametrize("sees", MASKED)
-def test_masks_for_a_d_of_complete_images_are_refused_naming_the_key(method, sees):
-    message = faults({"method": method, "discriminator_sees": sees})
-    assert "discriminator_sees" in message and f"{method} is judged by complete" in message
-
-
-def test_method_that_is_no_name_is_refused_in_one_line():
-    with pytest.raises(ConfigurationError, match="key 'method'"):
-        RunConfig.parse({"method": ["base"]})
-
-
-def test_losses_of_a_method_hang_on_the_method_and_not_on_what_d_sees():
-    losses = {m: (RunConfig(method=m).encodes_z, RunConfig(method=m).encodes_y) for m in METHODS}
-    assert losses == dict.fromkeys(METHODS, (False, False)) | {
-        "encoding_z": (True, False), "encoding_y": (False, True),
-        "both": (True, True), "mask_aware": (True, True),
-    }  # fmt: skip
-    config = RunConfig(method="base", discriminator_sees="both_masks")
-    assert not config.encodes_z and not config.encodes_y
+def test_names_and_seeds_of_what_was_made_before_stay():
+    # Other ones would prepare every data set anew, and evaluate with other codes.
+    run = run_of_profile("celeba32", "one_patch", "both", seed=1)
+    assert run.data.folder == "celeba-32-98fc6c"
+    assert run.evaluation_seed == 1820906261106485909
 
 
 # Profiles
@@ -225,17 +143,15 @@ def profile(tmp_path):
     """A function that writes a profile and returns its path."""
 
     def write(text: str) -> str:
-        path = tmp_path / "mine.yaml"
-        path.write_text(text)
-        return str(path)
+        (tmp_path / "mine.yaml").write_text(text)
+        return str(tmp_path / "mine.yaml")
 
     return write
 
 
 def test_unknown_profile_lists_the_known_ones():
-    with pytest.raises(ConfigurationError, match="no profile 'nope'.*known: .*smoke") as error:
-        load_profile("nope")
-    assert "\n" not in str(error.value)
+    message = refusal(load_profile, "nope")
+    assert "no profile 'nope'" in message and "smoke" in message.split("known: ")[1]
 
 
 def test_matrix_is_the_product_in_its_order(profile):
@@ -246,154 +162,80 @@ def test_matrix_is_the_product_in_its_order(profile):
         (c, s) for c in ("drop_pixel", "one_patch") for s in (1, 0, 2)
     ]
     assert all(r.steps == 7 for r in runs)
+    assert load_profile(profile("seed: 4")) == [RunConfig(seed=4)]  # without one: one run
 
 
-def test_profile_without_matrix_is_one_run(profile):
-    (run,) = load_profile(profile("seed: 4\n"))
-    assert run == RunConfig(seed=4)
+OVERRIDES = """
+lambda_z: 1.0
+matrix: {corruption: [drop_pixel, one_patch], method: [base, both], seed: [0]}
+overrides: {drop_pixel: {lambda_z: 2.0}, both: {nz: 3}, both drop_pixel: {nz: 4, lambda_y: 5}}
+"""
 
 
-def test_overrides_apply_to_the_runs_with_that_value_only(profile):
-    runs = load_profile(
-        profile(
-            "lambda_z: 1.0\nmatrix:\n  corruption: [drop_pixel, one_patch]\n  method: [base, both]\n"
-            "overrides:\n  drop_pixel: {lambda_z: 2.0}\n  both: {nz: 3}\n"
-        )
-    )
-    assert [(r.lambda_z, r.nz) for r in runs] == [(2.0, 8), (2.0, 3), (1.0, 8), (1.0, 3)]
+def test_overrides_hold_where_all_their_values_are_and_the_last_wins(profile):
+    runs = load_profile(profile(OVERRIDES))
+    found = [(r.lambda_z, r.nz, r.lambda_y) for r in runs]
+    assert found == [(2, 8, 10), (2, 4, 5), (1, 8, 10), (1, 3, 10)]
 
 
-def test_overrides_of_two_values_apply_where_both_are_and_the_last_wins(profile):
-    runs = load_profile(
-        profile(
-            "matrix:\n  corruption: [drop_pixel, one_patch]\n  method: [base, both]\n"
-            "overrides:\n  both: {nz: 3}\n  both drop_pixel: {nz: 4}\n"
-        )
-    )
-    assert [r.nz for r in runs] == [8, 4, 8, 3]
+def test_run_of_a_profile_has_its_overrides_and_the_changes_the_last_word(profile):
+    path = profile(OVERRIDES)
+    for run in load_profile(path):
+        assert run_of_profile(path, run.corruption, run.method, run.seed) == run
+    other = run_of_profile(path, "drop_pixel", "both", 7, {"nz": 6})  # not in the matrix
+    assert (other.seed, other.nz, other.lambda_z, other.lambda_y) == (7, 6, 2, 5)
+    message = refusal(run_of_profile, path, "drop_pixel", "both", 0, {"nzz": 6})
+    assert "unknown key 'nzz'" in message
+    # what else the matrix has only one value of is part of every run
+    path = profile("matrix: {dataset: [folder], method: [base]}")
+    assert run_of_profile(path, "one_patch", "base").dataset == "folder"
 
 
-def test_what_d_sees_may_be_in_the_matrix(profile):
-    runs = load_profile(
-        profile("matrix: {method: [base, both], discriminator_sees: [null, own_mask, both_masks]}")
-    )
-    assert [run.row for run in runs] == [
-        "base", "base-own_mask", "base-both_masks", "both", "both-own_mask", "both-both_masks",
-    ]  # fmt: skip
-    assert len({run.name for run in runs}) == 6
+def test_what_is_measured_on_is_listed_once_for_each_corruption():
+    configs = evaluation_configs("smoke")
+    assert [c.corruption for c in configs] == ["small_patch", "drop_pixel"]
+    assert configs[0] == load_profile("smoke")[0].evaluation
 
 
-@pytest.mark.parametrize(
-    "matrix, name, points",
-    [
-        ("discriminator_sees: [null, observation]", "small_patch-both-seed0", ["None}", "'observation'}"]),
-        ("lambda_z: [1.0, 2.0]", "small_patch-both-seed0", ["1.0}", "2.0}"]),
-        ("seed: [1, 2, 1]", "small_patch-both-seed1", ["{'seed': 1} and {'seed': 1}"]),
-    ],
-)  # fmt: skip
-def test_two_runs_of_one_name_are_refused_naming_both_points(profile, matrix, name, points):
+@pytest.mark.parametrize("matrix", ["lambda_z: [1.0, 2.0]", "seed: [0, 1, 0]"])
+def test_two_runs_of_one_name_are_refused(profile, matrix):
     path = profile(f"matrix: {{{matrix}}}")
-    with pytest.raises(ConfigurationError) as error:
-        load_profile(path)
-    message = str(error.value)
-    assert path in message and name in message and "\n" not in message
-    assert all(point in message for point in points)
+    message = refusal(load_profile, path)
+    assert path in message and "small_patch-both-seed0" in message
 
 
 @pytest.mark.parametrize(
     "text, part",
     [
         ("steps: [", "not valid YAML"),
+        ("steps: 3\nsteps: 4", "'steps' is there twice"),
         ("just words", "key: value"),
         ("- a\n- b\n", "key: value"),
         ("", "key: value"),
         ("matrix: [1, 2]", "matrix"),
         ("matrix: {seed: 3}", "matrix"),
+        ("matrix: {method: []}", "method"),
         ("nokey: 3", "nokey"),
         ("matrix: {nokey: [1]}", "nokey"),
         ("matrix: {method: [base, nope]}", "nope"),
         ("overrides: 3\nmatrix: {method: [base]}", "overrides"),
         ("overrides: {base: 3}\nmatrix: {method: [base]}", "overrides"),
         ("overrides: {base: {nokey: 3}}\nmatrix: {method: [base]}", "nokey"),
-        ("overrides: {bsae: {nz: 3}}\nmatrix: {method: [base]}", "bsae"),
         ("overrides: {base small_pach: {nz: 3}}\nmatrix: {method: [base]}", "small_pach"),
-        ("matrix: {method: []}", "method"),
     ],
 )
 def test_wrong_profile_is_refused_naming_file_and_fault(profile, text, part):
     path = profile(text)
-    with pytest.raises(ConfigurationError) as error:
-        load_profile(path)
-    assert path in str(error.value) and part in str(error.value)
-    assert "\n" not in str(error.value)
+    message = refusal(load_profile, path)
+    assert path in message and part in message
 
 
 @pytest.mark.parametrize("path", sorted(paths.CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_profiles_of_the_repository_load(path):
-    runs = load_profile(path.stem)
-    assert runs
-    names = [run.name for run in runs]
-    assert len(set(names)) == len(names)  # no run overwrites another
+    assert load_profile(path.stem)
 
 
-def test_there_is_a_smoke_profile_that_lacks_a_corruption_on_purpose():
+def test_smoke_has_every_method_and_lacks_a_corruption_on_purpose():
     runs = load_profile("smoke")
     assert {r.method for r in runs} == METHODS.keys()
     assert len({r.corruption for r in runs}) == 2
-
-
-# Dependencies
-
-
-def pyproject() -> dict:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def direct_dependencies() -> list[str]:
-    project = pyproject()
-    return project["dependencies"] + project["optional-dependencies"]["dev"]
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def name_of(requirement: str) -> str:
-    return normal(re.match(r"[A-Za-z0-9._-]+", requirement).group())
-
-
-def test_environment_yml_has_the_dependencies_of_pyproject():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    conda = [d for d in environment["dependencies"] if isinstance(d, str)]
-    (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
-    assert "-e ." in pip
-    assert sorted(d for d in pip if d != "-e .") == sorted(direct_dependencies())
-    assert f"python{pyproject()['requires-python']}" in conda and "pip" in conda
-
-
-def locked() -> dict[str, list[str]]:
-    """Package -> its lines in requirements.lock, e.g. "1.2.3" or "1.2.3 ; marker"."""
-    found: dict[str, list[str]] = {}
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
-        if line and line[0] not in " #-":
-            name, equals, version = line.partition("==")
-            assert equals, f"{line!r} is not pinned exactly"
-            found.setdefault(name_of(name), []).append(version)
-    return found
-
-
-@pytest.mark.parametrize("requirement", direct_dependencies(), ids=name_of)
-def test_every_direct_dependency_is_locked_within_its_bounds(requirement):
-    from packaging.requirements import Requirement
-
-    versions = locked().get(name_of(requirement))
-    assert versions, f"{requirement} is not in requirements.lock"
-    for version in versions:
-        number = version.split(";")[0].strip()
-        assert Requirement(requirement).specifier.contains(number, prereleases=True)
-
-
-def test_locked_torch_is_not_of_one_kind_of_machine():
-    for package in ("torch", "torchvision"):
-        for version in locked()[package]:
-            assert "+" not in version  # such as +cpu, which no index but PyTorch's own has

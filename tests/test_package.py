@@ -1,88 +1,84 @@
-"""What is built from the repository: a wheel that works anywhere, an sdist that is the repository."""
+"""What is built from the repository, and what it asks for: the same in every list of dependencies."""
 
-import importlib.util
+from __future__ import annotations
+
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from paperlib import paths
 
+PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+DIRECT = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """(names in the wheel, names in the sdist below its folder, the wheel's path)."""
-    for tool in ("build", "setuptools"):
-        pytest.importorskip(tool)
-    out = tmp_path_factory.mktemp("dist")
-    # From a copy of what git knows or would add: setuptools writes build/ beside its sources.
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=paths.ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+def repository(tmp_path_factory) -> Path:
+    """A copy of what git knows or would add: setuptools writes build/ beside its sources."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git repository")
-    source = tmp_path_factory.mktemp("source")
+    copy = tmp_path_factory.mktemp("source")
     for name in filter(None, listed.stdout.split("\0")):
         if (paths.ROOT / name).is_file():
-            copy = source / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes((paths.ROOT / name).read_bytes())
-    done = subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source],
-        capture_output=True, text=True,
-    )  # fmt: skip
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(paths.ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def built(repository, tmp_path_factory) -> Path:
+    """A folder with the wheel and the sdist."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, repository]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
-    with zipfile.ZipFile(wheel) as file:
-        in_wheel = set(file.namelist())
-    with tarfile.open(sdist) as file:
-        in_sdist = {name.partition("/")[2] for name in file.getnames()}
-    return in_wheel, in_sdist, wheel
+    return out
 
 
-def test_the_wheel_has_the_library_its_profiles_and_nothing_else(built):
-    modules = {f"paperlib/{p.name}" for p in (paths.ROOT / "paperlib").glob("*.py")}
-    profiles = {f"paperlib/configs/{p.name}" for p in paths.CONFIGS.glob("*.yaml")}
-    runs = (p for p in (paths.ROOT / "paperlib/pretrained_runs").rglob("*") if p.is_file())
-    expected = modules | profiles | {p.relative_to(paths.ROOT).as_posix() for p in runs}
-    others = ("paper_tables.csv", "paper.mplstyle", "report.html.jinja", "py.typed")
-    expected |= {f"paperlib/{name}" for name in others}
-    assert {name for name in built[0] if ".dist-info/" not in name} == expected
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_sdist_has_what_the_repository_is_run_by(built):
-    folders = ("configs", "docs", "notebooks", "tests", "benchmarks", "profiles", "paperlib")
-    suffixes = (".py", ".ipynb", ".yaml", ".md", ".json", ".png")
-    needed = {
-        path.relative_to(paths.ROOT).as_posix()
-        for folder in folders
-        for path in (paths.ROOT / folder).rglob("*")
-        if path.suffix in suffixes and ".ipynb_checkpoints" not in path.parts
-    }
-    needed |= {
-        "Makefile",
-        "Snakefile",
-        "requirements.lock",
-        "environment.yml",
-        "README.md",
-        "LICENSE",
-    }
-    assert not needed - built[1]
+def test_the_wheel_has_the_library_its_profiles_and_nothing_else(built, repository):
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        (entry,) = (n for n in wheel.namelist() if n.endswith("entry_points.txt"))
+        assert "paperlib = paperlib.__main__:main" in wheel.read(entry).decode()
+    library = {name for name in files(repository) if name.startswith("paperlib/")}
+    assert names == library | {f"paperlib/configs/{p.name}" for p in paths.CONFIGS.glob("*.yaml")}
+
+
+def test_the_sdist_has_what_the_repository_is_run_by(built, repository):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    ours = {name for name in files(repository) if not name.startswith(".")}
+    assert ours - names <= {"MANIFEST.in"}
 
 
 def test_an_unpacked_wheel_finds_its_profiles_and_writes_to_the_current_folder(built, tmp_path):
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
-    zipfile.ZipFile(built[2]).extractall(site)
+    zipfile.ZipFile(next(built.glob("*.whl"))).extractall(site)
     code = (
+        "import paperlib.beyond\n"
         "from paperlib import paths, records\n"
-        "from paperlib.config import load_profile\n"
+        "from paperlib.beyond import pretrained\n"
+        "from paperlib.profiles import load_profile\n"
         "assert paths.CHECKOUT is None and records._commit() is None\n"
-        "print(paths.DATA, paths.RESULTS, len(load_profile('quick')), sep='\\n')"
+        "print(paths.DATA, paths.RESULTS, len(load_profile('quick')), len(pretrained.names()))"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PAPERLIB_")}
     done = subprocess.run(
@@ -90,11 +86,20 @@ def test_an_unpacked_wheel_finds_its_profiles_and_writes_to_the_current_folder(b
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(work / "data"), str(work / "results"), "24"]
+    assert done.stdout.split() == [str(work / "data"), str(work / "results"), "24", "2"]
 
 
-def test_the_command_is_the_module_s(built):
-    with zipfile.ZipFile(built[2]) as file:
-        (entry,) = (n for n in file.namelist() if n.endswith("entry_points.txt"))
-        assert "paperlib = paperlib.__main__:main" in file.read(entry).decode()
-    assert importlib.util.find_spec("paperlib.__main__")
+def test_environment_yml_has_the_dependencies_of_pyproject():
+    listed = yaml.safe_load((paths.ROOT / "environment.yml").read_text())["dependencies"]
+    assert sorted(listed[-1]["pip"]) == sorted([*DIRECT, "-e ."])
+    assert f"python{PROJECT['requires-python']}" in listed
+
+
+@pytest.mark.parametrize("requirement", [*map(Requirement, DIRECT)], ids=lambda r: r.name)
+def test_every_direct_dependency_is_locked_within_its_bounds(requirement):
+    lines = (paths.ROOT / "requirements.lock").read_text().splitlines()
+    locked = [re.fullmatch(r"([\w.-]+)==([\w.]+)( ;.*)?", x) for x in lines if x[0] != "#"]
+    assert all(locked), "not pinned exactly, or of one kind of machine, as +cpu"
+    name = canonicalize_name(requirement.name)
+    versions = [match[2] for match in locked if canonicalize_name(match[1]) == name]
+    assert versions and all(requirement.specifier.contains(v, prereleases=True) for v in versions)

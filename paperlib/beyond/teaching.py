@@ -1,0 +1,43 @@
+"""What notebooks need to teach: a check of the reader's answers, and the library's own source."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from IPython.display import Code, display
+from torch import Tensor
+
+Answer = bool | float | str | Tensor
+
+
+def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0) -> None:
+    """Print whether an answer is right, and what was expected; nothing of it before an answer.
+
+    Args:
+        what: the question, in a few words.
+        yours: the reader's answer; None where there is none yet.
+        expected: the right one. Of a tensor it is not printed: the largest difference is.
+        within: how far a number, or any entry of a tensor, may be off.
+    """
+    if yours is None:
+        print(f"{what}: no answer yet. Replace None, and run both cells again.")
+        return
+    if isinstance(expected, Tensor):
+        if getattr(yours, "shape", None) != expected.shape:
+            print(f"{what}: expected a tensor of the shape {tuple(expected.shape)}: look again")
+            return
+        what, yours, expected = f"{what}, difference", (yours - expected).abs().max().item(), 0.0
+    right = yours == expected
+    if isinstance(yours, int | float) and isinstance(expected, int | float):
+        right = abs(yours - expected) <= within  # of NaN it is not
+    shown = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in (expected, yours)]
+    verdict = "right" if right else "look again"
+    print(f"{what}: expected {shown[0]}, yours {shown[1]}: {verdict}")
+
+
+def show_source(*objects: Callable[..., Any] | type) -> None:
+    """Display the source of functions or classes as highlighted Python."""
+    for item in objects:
+        display(Code(inspect.getsource(item), language="python"))

@@ -1,0 +1,1 @@
+"""The paper, and nothing else: read ``corruption``, ``models``, ``losses``, then ``algorithm1``."""

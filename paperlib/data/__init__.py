@@ -1,0 +1,3 @@
+"""Images: where they come from, how they are prepared once, and what a method may see of them."""
+
+from paperlib.data import archives as archives  # adds its sources to SOURCES

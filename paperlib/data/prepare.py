@@ -1,0 +1,314 @@
+"""Prepared data sets: decoded once into a memory-mapped array, split, and corrupted once.
+
+``prepare`` writes a folder ``data/NAME/``:
+
+    images.npy     (N, size, size, bands) uint8; rows of images that are left out are 0
+    masks.npy      (N, size, size) bool, True = observed; of really incomplete images only
+    ids.txt        the images' ids, one a line, in the order of the rows
+    mask_ids.npy   (N,) int64, the numbers by which their masks are drawn
+    splits.npz     row numbers, int64: training, validation, test
+    manifest.json  what was asked for, the count, the checksum, and what was left out and why
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import maximum_filter
+
+from paperlib import paths, seeds
+from paperlib.config import DataConfig
+from paperlib.data.sources import Source, open_source
+from paperlib.errors import DataError, NothingObserved
+from paperlib.files import folder_atomically, locked, remove_drafts
+from paperlib.progress import progress_bar
+
+SPLITS = ("training", "validation", "test")
+TOLERATED_FAILURES = 0.01  # share of images that may fail to decode
+FORMAT = 2  # of what prepare writes; data sets of another format are prepared again
+REGION = 12  # tiles a side of the regions that Blue Marble is split by
+AT_ONCE = 64  # images that a thread decodes before it takes others; tiles of a file stay together
+DAMAGED = (OSError, EOFError, KeyError, TypeError, ValueError, RecursionError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set: ``manifest`` is manifest.json with "ids" and "splits" (row numbers)."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over the images and masks and over which split each belongs to."""
+        return self.manifest["checksum"]
+
+    def images(self) -> np.ndarray:
+        """(N, size, size, bands) uint8, memory-mapped, read-only."""
+        return self._load("images.npy")
+
+    def masks(self) -> np.ndarray | None:
+        """(N, size, size) bool, True = observed, memory-mapped; None where images are complete."""
+        return self._load("masks.npy") if (self.folder / "masks.npy").is_file() else None
+
+    def mask_ids(self) -> np.ndarray:
+        """(N,) int64: the number by which an image's mask is drawn, a function of its id alone."""
+        return self._load("mask_ids.npy")
+
+    def indices(self, split: str) -> np.ndarray:
+        """Row numbers of the images of "training", "validation" or "test"; DataError if none."""
+        rows = self.manifest["splits"][split]
+        if not len(rows):
+            raise DataError(f"the {split} split of {self.folder} is empty: set '{split}' above 0")
+        return rows
+
+    def faults(self) -> Iterator[str]:
+        """What of the files is not as it was prepared."""
+        again, ids = f"delete {self.folder} and prepare it again", self.manifest["ids"]
+        if _checksum(self.folder, self.manifest["splits"]) != self.checksum:
+            yield f"{self.folder}: images, masks or splits are not as prepared: {again}"
+        if len(ids) != len(self.images()):
+            yield f"{self.folder / 'ids.txt'}: not as many names as images: {again}"
+        elif self.mask_ids().tolist() != [seeds.fold("image", name) for name in ids]:
+            yield f"{self.folder / 'mask_ids.npy'}: not the numbers of the names: {again}"
+
+    def _load(self, name: str) -> np.ndarray:
+        try:
+            return np.load(self.folder / name, mmap_mode="r")
+        except DAMAGED:
+            raise _unreadable(self.folder / name) from None
+
+
+def prepare(config: DataConfig, strict: bool = False, workers: int | None = None) -> Prepared:
+    """Decode, crop, split and store a data set; do nothing if that has been done.
+
+    Where another process is at it, it is waited for.
+
+    Args:
+        config: the data set, its size and its split.
+        strict: stop if any image fails to decode, not only if more than 1 % do.
+        workers: decoding threads; the number of cores by default.
+
+    Raises:
+        DataError: the source is missing or has no images, or too many of them fail; the message
+            names the first ones. What was prepared before stays as it was.
+        DiskFull: likewise, where there is no room.
+    """
+    folder = paths.DATA / config.folder
+    with closing(open_source(config)) as source:
+        about = {"config": config.model_dump(), "source": source.fingerprint()}
+        request = {"format": FORMAT} | about | {"crop": source.crop}
+        if not _is_prepared(folder, request):
+            with locked(folder.with_name(f".{folder.name}.lock"), f"{folder}", wait=True):
+                if not _is_prepared(folder, request):  # by the process that we waited for
+                    _prepare(source, folder, request, 0 if strict else TOLERATED_FAILURES, workers)
+    data = load_prepared(config)
+    if (failed := data.manifest["failed"]) and strict:
+        raise DataError(_summary(config, failed, len(data.manifest["ids"])))
+    return data
+
+
+def load_prepared(config: DataConfig) -> Prepared:
+    """The prepared data set; DataError says how to prepare it where it is missing or damaged."""
+    folder = paths.DATA / config.folder
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is not prepared: run 'python -m paperlib prepare' or notebook 01"
+        )
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest |= {key: manifest[key] for key in ("request", "count", "checksum", "failed")}
+        with np.load(path := folder / "splits.npz") as file:
+            splits = {name: file[name] for name in SPLITS}
+        path = folder / "ids.txt"
+        ids = path.read_bytes().decode().split("\n")[:-1]
+    except DAMAGED:
+        raise _unreadable(path) from None
+    return Prepared(folder, manifest | {"splits": splits, "ids": ids})
+
+
+def _unreadable(path: Path) -> DataError:
+    fault = "damaged" if path.is_file() else "missing"
+    return DataError(f"{path} is {fault}: delete {path.parent} and prepare it again")
+
+
+def _is_prepared(folder: Path, request: dict[str, Any]) -> bool:
+    try:
+        return json.loads((folder / "manifest.json").read_text())["request"] == request
+    except DAMAGED:
+        return False
+
+
+def _prepare(
+    source: Source, folder: Path, request: dict, tolerated: float, workers: int | None
+) -> None:
+    """Make the folder of the data set, at once and whole."""
+    config, ids = source.config, source.ids
+    for name in ids:
+        if "\n" in name or name != name.encode(errors="replace").decode():
+            raise DataError(f"{config.dataset}: a name with a line break or not UTF-8: {name!r}")
+    where = _where(source)  # first: its faults are to be found before the images are decoded
+    remove_drafts(folder.parent, folder.name)
+    with folder_atomically(folder) as draft:
+        usable, failed = _decode_all(source, draft, tolerated, workers)
+        rows = np.flatnonzero(usable)
+        if source.masked and np.load(draft / "masks.npy", "r").sum() == len(rows) * config.size**2:
+            raise DataError(
+                f"{config.dataset}: no pixel is missing in any of {len(rows)} images: nothing says "
+                "how to mask; check 'missing' and 'missing_value', or use the data set 'folder'"
+            )
+        splits = _split(config, rows, None if where is None else where[rows])
+        np.savez(draft / "splits.npz", **splits)  # type: ignore[arg-type]
+        np.save(draft / "mask_ids.npy", np.array([seeds.fold("image", name) for name in ids]))
+        (draft / "ids.txt").write_bytes("".join(f"{name}\n" for name in ids).encode())
+        manifest = {"request": request, "count": len(rows), "checksum": _checksum(draft, splits)}
+        manifest |= {"failed": failed, "left_out": len(ids) - len(rows) - len(failed)}
+        manifest |= {"limits": source.limits} if source.masked else {}
+        (draft / "manifest.json").write_text(json.dumps(manifest))
+    if failed:
+        print(f"left out, see {folder / 'manifest.json'}: {_summary(config, failed, len(ids))}")
+
+
+def _decode_all(
+    source: Source, draft: Path, tolerated: float, workers: int | None
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Write images.npy and, of incomplete images, masks.npy.
+
+    Returns:
+        (N,) bool, which images can be used, and the faults of those that failed.
+
+    Raises:
+        DataError: more than the share ``tolerated`` of all images fail.
+    """
+    config, ids = source.config, source.ids
+    total, shape = len(ids), (len(ids), config.size, config.size)
+    images = _new_array(draft / "images.npy", np.uint8, (*shape, config.bands))
+    masks = _new_array(draft / "masks.npy", bool, shape) if source.masked else None
+    usable, failed = np.zeros(total, bool), dict[str, str]()
+
+    def read(rows: range) -> dict[str, str]:
+        """Fill rows of the arrays; return the faults of those that failed."""
+        faults = {}
+        for row in rows:
+            try:
+                image = source.read(ids[row])
+                if masks is not None:
+                    image, masks[row] = image
+                images[row] = image
+                usable[row] = True
+            except NothingObserved:
+                pass
+            except Exception as error:  # decoders raise nearly anything on damaged files
+                faults[ids[row]] = " ".join(str(error).split()) or type(error).__name__
+        return faults
+
+    workers = workers or os.cpu_count() or 1
+    several = max(1, min(AT_ONCE, total // (8 * workers)))
+    parts = [range(start, min(start + several, total)) for start in range(0, total, several)]
+    with (
+        progress_bar(total, f"decoding {total} images") as progress,
+        ThreadPoolExecutor(workers) as pool,
+        closing(pool.map(read, parts)) as done,  # type: ignore[type-var]  # cancels what is left
+    ):
+        for rows, faults in zip(parts, done, strict=True):
+            failed |= faults
+            progress.update(len(rows))
+            if len(failed) > tolerated * total:  # and so it ends: hours may be left otherwise
+                raise DataError(_summary(config, failed, rows.stop))
+    return usable, failed
+
+
+def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A .npy file of zeros as a memory map."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process that writes
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _summary(config: DataConfig, failed: dict[str, str], seen: int) -> str:
+    # Of the tiles of a file, "NAME#top,left", one is enough
+    firsts = {(i.partition("#")[0], why): f"{i}: {why}" for i, why in reversed(failed.items())}
+    named = "; ".join(list(firsts.values())[:-4:-1])
+    some = f"{len(failed)} of {seen} images cannot be used ({named})"
+    return f"{config.dataset}: {some}: mend them, or take them out"
+
+
+def _checksum(folder: Path, splits: dict[str, np.ndarray]) -> str:
+    lists = json.dumps({name: rows.tolist() for name, rows in splits.items()})
+    digest = hashlib.sha256(lists.encode())
+    for path in (folder / "images.npy", folder / "masks.npy"):
+        if path.is_file():
+            digest.update(np.memmap(path, np.uint8, "r").data)
+    return digest.hexdigest()
+
+
+def _where(source: Source) -> np.ndarray | None:
+    """What splits go by: of each image its official part (N,) or its place on the map (N, 2)."""
+    split = source.split if source.config.split == "auto" else source.config.split
+    if split == "official":
+        return source.official()
+    return np.array([source.place(i) for i in source.ids]) if split == "region" else None
+
+
+def _split(config: DataConfig, rows: np.ndarray, where: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The rows of the training, validation and test images (method, section 6)."""
+    rng = np.random.default_rng(config.split_seed)
+    if where is not None and where.ndim == 1:
+        splits = {s: rng.permutation(rows[where == k]) for k, s in enumerate(SPLITS)}
+        if not len(splits["training"]):
+            raise DataError(
+                f"{config.dataset}: no image of {config.source} is of the training part"
+            )
+        return splits
+    shares = (config.validation, config.test)
+    counts = [round(s * len(rows)) if s < 1 else int(s) for s in shares]
+    if sum(counts) >= len(rows):
+        raise DataError(
+            f"{config.dataset}: validation {shares[0]:g} and test {shares[1]:g} leave none of "
+            f"{len(rows)} images for training"
+        )
+    if where is not None:
+        return _split_by_region(rows, where, counts[0], counts[1], rng)
+    # Not sorted: the first images of a split are to be typical of it, in figures and small tests
+    order = rows if config.split == "file" else rng.permutation(rows)
+    parts = np.split(order, [len(rows) - sum(counts), len(rows) - counts[1]])
+    return dict(zip(SPLITS, parts, strict=True))
+
+
+def _split_by_region(
+    rows: np.ndarray, places: np.ndarray, validation: int, test: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Whole regions of the map go to test, then to validation, until each has its share.
+
+    Training tiles that touch a tile of another split, and validation tiles that touch a test
+    tile, also across the date line or a corner, are left out.
+
+    Args:
+        rows: (n,) of the tiles. places: (n, 2), their rows and columns on the map.
+    """
+    regions, region_of = np.unique(places // REGION, axis=0, return_inverse=True)
+    splits: dict[str, list[int]] = {name: [] for name in SPLITS}  # numbers below n
+    for region in rng.permutation(len(regions)):
+        room = len(splits["validation"]) < validation
+        name = "test" if len(splits["test"]) < test else "validation" if room else "training"
+        splits[name] += np.flatnonzero(region_of.ravel() == region).tolist()
+    for name, others in (("validation", ["test"]), ("training", ["test", "validation"])):
+        marks = np.zeros(places.max(axis=0) + 1, bool)
+        for other in others:
+            marks[tuple(places[splits[other]].T)] = True
+        near = maximum_filter(marks, 3, mode=("constant", "wrap"))[tuple(places.T)]  # (n,)
+        splits[name] = [i for i in splits[name] if not near[i]]
+    return {name: rng.permutation(rows[found]) for name, found in splits.items()}

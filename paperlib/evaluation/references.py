@@ -1,0 +1,79 @@
+"""What a user would try first: filling in without learning, one image at a time.
+
+Each is a well-kept library's, and each gives one answer: no z, hence no diversity. They are
+strong where observed pixels are everywhere near, and stand in Table 2 beside what was learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+from skimage.restoration import inpaint_biharmonic
+from torch import Tensor
+
+from paperlib.core.corruption import composite
+from paperlib.evaluation.features import to_levels
+
+RADIUS = 3  # pixels around a missing one that OpenCV's two methods look at
+
+Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(y (H, W, 3) float in [-1, 1], missing (H, W) bool) -> complete image (H, W, 3)."""
+
+
+def mean_fill(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Each channel's mean over the observed pixels of the image."""
+    return np.broadcast_to(y[~missing].mean(axis=0), y.shape)
+
+
+def linear_interpolation(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Linear on the triangles between observed pixels (SciPy), the nearest one's value outside."""
+    known, wanted = np.argwhere(~missing), np.argwhere(missing)
+    inside = LinearNDInterpolator(known, y[~missing])(wanted)
+    nearest = NearestNDInterpolator(known, y[~missing])(wanted)
+    filled = y.copy()
+    filled[missing] = np.where(np.isnan(inside), nearest, inside)
+    return filled
+
+
+def biharmonic(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """The smoothest surface through the observed pixels: its bi-Laplacian is 0 (scikit-image)."""
+    return inpaint_biharmonic(y, missing, channel_axis=-1)
+
+
+def _opencv(y: np.ndarray, missing: np.ndarray, method: int) -> np.ndarray:
+    """On 8 bits."""
+    levels = to_levels(torch.from_numpy(y)).numpy()
+    return cv2.inpaint(levels, missing.astype(np.uint8), RADIUS, method) / 127.5 - 1
+
+
+REFERENCES: dict[str, Fill] = {
+    "mean": mean_fill,
+    "linear": linear_interpolation,
+    "biharmonic": biharmonic,
+    "telea": partial(_opencv, method=cv2.INPAINT_TELEA),  # fast marching (Telea 2004)
+    # lines of equal grey continued as a fluid flows (Bertalmio et al. 2001)
+    "navier_stokes": partial(_opencv, method=cv2.INPAINT_NS),
+}
+
+
+def fill(name: str, y: Tensor, m: Tensor) -> Tensor:
+    """Fill in a batch by a reference.
+
+    Args:
+        name: one of ``REFERENCES``.
+        y: observations, (B, 3, H, W), in [-1, 1], 0 where missing.
+        m: masks, (B, 1, H, W), 1 = observed.
+
+    Returns:
+        (B, 3, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
+    """
+    images = y.permute(0, 2, 3, 1).double().cpu().numpy()  # (B, H, W, 3)
+    missing = m[:, 0].cpu().numpy() == 0  # (B, H, W)
+    filled = np.stack(list(map(REFERENCES[name], images, missing)))
+    generated = torch.from_numpy(filled).permute(0, 3, 1, 2).to(y).clamp(-1, 1)
+    return composite(generated, y, m)

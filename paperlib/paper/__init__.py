@@ -1,0 +1,1 @@
+"""What the paper shows: its tables, its claims, its figures."""

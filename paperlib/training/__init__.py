@@ -1,0 +1,1 @@
+"""The loop around a method's step, on one device or many."""

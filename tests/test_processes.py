@@ -1,0 +1,194 @@
+"""One run on two processes (gloo): equal weights, mean gradients, and one of them writes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers import awake, changed, observations, tiny
+from processes import finish, start
+from torch.distributed import TCPStore
+
+from paperlib import paths, seeds
+from paperlib.config import RunConfig
+from paperlib.core.algorithm1 import Algorithm1
+from paperlib.core.corruption import mask_law
+from paperlib.data.datasets import Observations, law_of
+from paperlib.data.prepare import load_prepared
+from paperlib.errors import ConfigurationError, RunError
+from paperlib.run import Run
+from paperlib.training import processes
+from paperlib.training.loop import Training, train
+
+
+def failing() -> None:
+    assert processes.rank() == 0
+    raise RunError("said by the first")
+
+
+def gradients_of_a_step(rank: int, joined: bool) -> dict[str, torch.Tensor]:
+    """Of all networks' parameters, on a process's own batch, with D standing still."""
+    torch.manual_seed(0)
+    config = tiny(lr_d=1e-12)
+    nets = awake(Algorithm1.build_networks(config))
+    method = Algorithm1(config, nets, mask_law(config.corruption))
+    if joined:
+        processes.join(nets, method.optimizers.values())
+    method.step([observations(seed=100 * rank)], seeds.generator("step", rank))
+    return {
+        f"{name}.{key}": p.grad.clone()
+        for name, net in vars(nets).items()
+        for key, p in net.named_parameters()
+    }
+
+
+def trained(config: RunConfig, folder: Path, pressed_at: int, found: dict[str, Any]) -> None:
+    """Train by a clock that counts steps; rank 1, which does not write, gets Ctrl-C at a step."""
+    run = processes.first(lambda: Run.begin(folder, config))
+    training = Training(config, run, load_prepared(config.data), torch.device("cpu"))
+    step, forward, save = training.method.step, training.method.forward, run.save_checkpoint
+
+    def stepped(*arguments):
+        if processes.rank() == 1 and training.step + 1 == pressed_at:
+            signal.raise_signal(signal.SIGINT)
+        return step(*arguments)
+
+    def passed(*batch, generator):
+        p = forward(*batch, generator=generator)
+        found.setdefault("passes", []).append((p.y, p.z, p.m_tilde))
+        return p
+
+    def saved(number, state):
+        found.setdefault("saved", []).append(number)
+        save(number, state)
+
+    training.method.step, training.method.forward = stepped, passed
+    training.run.save_checkpoint = saved
+    try:
+        training.loop(None)
+    except KeyboardInterrupt as error:
+        found["interrupted"] = str(error)
+    found["weights"] = [
+        p.detach() for n in vars(training.method.nets).values() for p in n.parameters()
+    ]
+
+
+def work(rank: int, workspace: Path, port: int, config: RunConfig) -> None:
+    """What each of two processes does."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    paths.DATA, Training.seconds = workspace / "data", property(lambda t: float(t.step))
+    found: dict[str, Any] = {}
+    with processes.processes():
+        found["own"] = (processes.rank(), processes.count(), processes.own_rows(6))
+        found["first"] = processes.first(lambda: f"of {rank}")
+        found["highest"] = processes.highest(rank, 5 - rank)
+        with pytest.raises(RunError, match="said by the first"):
+            processes.first(failing)
+        with pytest.raises(ConfigurationError, match="batch_size 5 .*a multiple of 2"):
+            processes.own_rows(5)
+        found["alone"] = gradients_of_a_step(rank, joined=False)
+        found["joined"] = gradients_of_a_step(rank, joined=True)
+        trained(config, workspace / "run", 5, found)
+        trained(config, workspace / "run", 0, found)
+    torch.save(found, workspace / f"{rank}.pt")
+
+
+CHANGES = {"steps": 8, "checkpoint_seconds": 1.5}
+
+
+@pytest.fixture(scope="module")
+def two(tiny_config, prepared_once, tmp_path_factory) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    workspace = tmp_path_factory.mktemp("two")
+    (workspace / "data").symlink_to(prepared_once)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    del store
+    arguments = (workspace, port, changed(tiny_config, **CHANGES))
+    outputs = [workspace / f"output{rank}" for rank in (0, 1)]
+    begun = [start(work, rank, *arguments, output=outputs[rank]) for rank in (0, 1)]
+    assert [finish(process) for process in begun] == [0, 0], outputs[0].read_text()
+    return [torch.load(workspace / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def test_processes_know_their_parts_and_agree(two):
+    assert [found["own"] for found in two] == [(0, 2, slice(0, 3)), (1, 2, slice(3, 6))]
+    assert [found["first"] for found in two] == ["of 0", "of 0"]
+    assert [found["highest"] for found in two] == [(1, 5), (1, 5)]
+
+
+def test_gradients_are_the_means_of_the_processes(two):
+    first, second = two
+    assert first["joined"].keys() == first["alone"].keys()
+    assert {key.split(".")[0] for key in first["joined"]} == {"G", "D", "E"}
+    for key, gradient in first["joined"].items():
+        assert torch.equal(gradient, second["joined"][key])
+        mean = (first["alone"][key] + second["alone"][key]) / 2
+        torch.testing.assert_close(gradient, mean, rtol=1e-4, atol=1e-6, msg=key)
+    assert any(not torch.allclose(first["alone"][k], second["alone"][k]) for k in first["alone"])
+
+
+def test_weights_are_equal_everywhere_to_the_bit(two):
+    assert len(two[0]["weights"]) == len(two[1]["weights"]) > 20
+    assert all(map(torch.equal, two[0]["weights"], two[1]["weights"]))
+
+
+def test_each_process_takes_its_rows_and_draws_its_own_masks_and_codes(two, workspace, tiny_config):
+    data = load_prepared(tiny_config.data)
+    seen = Observations(data, "training", law_of(tiny_config), tiny_config.mask_seed, "cpu")
+    batches = seen.batches(tiny_config.batch_size, tiny_config.seed)
+    ours, theirs = (found["passes"] for found in two)
+    assert len(ours) == len(theirs) == CHANGES["steps"]  # interrupted, and gone on with
+    for (y, _), (first, *drawn), (second, *others) in zip(
+        itertools.islice(batches, len(ours)), ours, theirs, strict=True
+    ):
+        assert torch.equal(torch.cat([first, second]), y)
+        assert not any(map(torch.equal, drawn, others))
+
+
+def test_a_signal_to_one_stops_both_and_only_the_first_writes(two):
+    said = "run: interrupted at step 5; run it again to go on"
+    assert [found["interrupted"] for found in two] == [said, said]
+    # more than 1.5 steps after the last, at the signal, and at the end
+    assert two[0]["saved"] == [2, 4, 5, 7, 8] and "saved" not in two[1]
+
+
+def test_alone_nothing_is_changed():
+    nets = Algorithm1.build_networks(tiny())
+    before = [type(module) for module in nets.G.modules()]
+    processes.join(nets, [])
+    with processes.processes():
+        assert [type(module) for module in nets.G.modules()] == before
+        assert processes.own_rows(7) == slice(0, 7)
+        assert processes.highest(3, 0) == (3, 0) and processes.first(lambda: 5) == 5
+
+
+def test_torchrun_trains_a_profile_from_start_to_end(workspace, tiny_config):
+    profile = workspace / "many.yaml"
+    profile.write_text(yaml.safe_dump(tiny_config.model_dump() | {"matrix": {"seed": [0]}}))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node=2", "-m", "--", "paperlib", "train", str(profile)],
+        env=os.environ
+        | {"PAPERLIB_DATA": str(paths.DATA), "PAPERLIB_RESULTS": str(paths.RESULTS)}
+        | {"PYTHONPATH": str(paths.ROOT), "PAPERLIB_PROGRESS": "lines"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.count(f"training {tiny_config.name}: 4 of 4") == 1  # one of them speaks
+    run = Run(paths.runs("many") / tiny_config.name)
+    assert run.record["processes"] == 2
+    assert [line["step"] for line in run.log()] == [1, 2, 3, 4]
+    assert train(tiny_config, run.folder) == run.record  # done, for one process too
+    assert all(p.isfinite().all() for p in run.generator().parameters())

@@ -1,0 +1,356 @@
+"""Where images come from: folders, Blue Marble, and the paper's data sets as they are distributed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import smooth_image
+from image_files import FAULTS, claiming, decoded, encoded, jpegs, shrunk_square
+from PIL import Image
+
+from paperlib.config import DataConfig
+from paperlib.data.prepare import Prepared, prepare
+from paperlib.data.sources import SOURCES, BlueMarble, Source, decode, open_image, open_source
+from paperlib.errors import DataError
+
+
+def config_of(dataset: str, path: Path, **changes) -> DataConfig:
+    return DataConfig(**{"dataset": dataset, "source": str(path), "size": 8} | changes)
+
+
+def read(config: DataConfig) -> dict[str, np.ndarray]:
+    """All images of a source by their ids."""
+    with closing(open_source(config)) as source:
+        return {image_id: source.read(image_id) for image_id in source.ids}
+
+
+def ids_of(data: Prepared) -> dict[str, list[str]]:
+    """The sorted ids of each split."""
+    ids, splits = data.manifest["ids"], data.manifest["splits"]
+    return {name: sorted(ids[row] for row in rows) for name, rows in splits.items()}
+
+
+# Any source
+
+
+def test_a_source_of_ones_own_is_a_data_set(empty_workspace, monkeypatch):
+    class Grey(Source):
+        crop, bands, ids = "none", 1, [f"{level}" for level in range(0, 200, 10)]
+
+        def read(self, image_id):
+            return np.full((self.size, self.size, 1), int(image_id), np.uint8)
+
+        def fingerprint(self):
+            return "always the same"
+
+    known = "bluemarble, folder, celeba, lsun, recipe1m.*'import paperlib.beyond' adds incomplete"
+    with pytest.raises(DataError, match=f"'grey'.*{known}"):
+        open_source(DataConfig(dataset="grey"))
+    monkeypatch.setitem(SOURCES, "grey", Grey)
+    images = prepare(DataConfig(dataset="grey", size=4, bands=1)).images()
+    assert images.shape == (20, 4, 4, 1) and images[3].max() == images[3].min() == 30
+    with pytest.raises(DataError, match="grey has 1 bands, not 3"):
+        open_source(DataConfig(dataset="grey"))
+    with pytest.raises(DataError, match="grey: split 'region' needs bluemarble"):
+        prepare(DataConfig(dataset="grey", bands=1, split="region"))
+
+
+# A folder of images
+
+
+@pytest.mark.parametrize("mode, suffix", [("RGB", "png"), ("L", "PNG"), ("P", "png"), ("RGBA", "png"), ("LA", "png"), ("1", "png"), ("CMYK", "tif"), ("RGB", "tiff"), ("RGB", "jpg"), ("L", "jpeg"), ("RGB", "webp")])  # fmt: skip
+def test_formats_and_colour_modes_become_rgb_as_pillow_reads_them(tmp_path, mode, suffix):
+    path = tmp_path / f"x.{suffix}"
+    smooth_image(np.random.default_rng(1), 8, 8).convert(mode).save(path)
+    (image,) = read(config_of("folder", tmp_path)).values()
+    assert np.array_equal(image, np.asarray(Image.open(path).convert("RGB")))
+
+
+@pytest.mark.parametrize("width, height", [(48, 40), (24, 64), (16, 16), (31, 17), (30, 17)])
+def test_images_are_turned_upright_resized_and_their_centre_cropped(tmp_path, width, height):
+    size, side = 16, min(width, height)
+    image, exif = smooth_image(np.random.default_rng(1), width, height), Image.Exif()
+    exif[0x0112] = 3  # orientation: the camera was held upside down
+    image.save(tmp_path / "x.png", exif=exif)
+    left, top = (width - side) / 2, (height - side) / 2  # the centre square, to the half pixel
+    square = (left, top, left + side, top + side)
+    upright = image.transpose(Image.Transpose.ROTATE_180)
+    expected = upright.resize((size, size), Image.Resampling.BOX, box=square)
+    assert np.array_equal(read(config_of("folder", tmp_path, size=size))["x.png"], expected)
+
+
+def test_images_below_subfolders_are_found_and_other_files_are_not(tmp_path):
+    for name in ("a/é.png", "b/c/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "empty.png").mkdir()
+    assert list(read(config_of("folder", tmp_path))) == ["a/é.png", "b/c/x.png"]
+    with pytest.raises(DataError, match=r"no images .*\.png.*empty"):
+        prepare(config_of("folder", tmp_path / "empty.png"))
+
+
+@pytest.mark.parametrize("limit, said", [(255, "32 x 8 px, more than max_pixels (255)"), (256, "decoded")])  # fmt: skip
+def test_images_of_more_than_max_pixels_are_refused_undecoded(tmp_path, monkeypatch, limit, said):
+    Image.new("RGB", (32, 8)).save(tmp_path / "x.png")
+    source = open_source(config_of("folder", tmp_path, max_pixels=limit))
+
+    def load(image: Image.Image) -> None:
+        raise ValueError("decoded")
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        source.read("x.png")
+
+
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+def test_max_pixels_takes_the_place_of_pillow_s_limit():
+    huge = claiming(jpegs(1, 16, 16)[0], 60_000, 60_000)  # Pillow refuses 179 million
+    assert open_image(io.BytesIO(huge), 60_000**2).size == (60_000, 60_000)
+    with pytest.raises(ValueError, match="more than max_pixels"):
+        decode(io.BytesIO(claiming(huge, 10_001, 10_000)))  # just above the default
+
+
+# Blue Marble
+
+
+def test_the_map_comes_with_a_package_and_is_cut_into_tiles_without_overlap():
+    source = open_source(DataConfig(size=256))
+    whole = np.asarray(Image.open(BlueMarble.path))
+    assert whole.shape == (2700, 5400, 3) and len(set(source.ids)) == len(source.ids)
+    for row, column in itertools.product(range(10), range(21)):
+        tile = whole[256 * row : 256 * row + 256, 256 * column : 256 * column + 256]
+        name = f"r{row:03d}c{column:03d}"
+        varied = tile.std(axis=(0, 1)).mean() >= 8  # sea and ice are left out, and no others
+        assert varied == (name in source.ids) and source.place(name) == (row, column)
+        assert not varied or np.array_equal(source.read(name), tile)
+
+
+# CelebA
+
+
+def faces(width: int = 89, height: int = 109, n: int = 12) -> dict[str, bytes]:
+    images = jpegs(n, width, height, seed=width)
+    return {f"{i + 1:06d}.jpg": content for i, content in enumerate(images)}
+
+
+@pytest.fixture(params=["zip", "folder"])
+def store(request, empty_workspace):
+    """A function that stores images as CelebA comes: in a zip, or unpacked."""
+
+    def store(images: dict[str, bytes]) -> Path:
+        folder = empty_workspace / "celeba"
+        (folder / "img_align_celeba").mkdir(parents=True)
+        for name, content in images.items():
+            (folder / "img_align_celeba" / name).write_bytes(content)
+        if request.param == "folder":
+            return folder
+        return Path(shutil.make_archive(folder, "zip", folder))
+
+    return store
+
+
+@pytest.mark.parametrize("width, height, side, left, top", [(178, 218, 128, 25, 45), (89, 109, 64, 12, 22)])  # fmt: skip
+def test_celeba_is_cropped_to_its_centre(store, width, height, side, left, top):
+    images = faces(width, height, 3) | {"été 顔.jpg": jpegs(1, width, height)[0]}
+    path = store(images)
+    found, halved = (read(config_of("celeba", path, size=size)) for size in (side, side // 2))
+    assert list(found) == sorted(images)
+    for name, image in found.items():
+        crop = decoded(images[name])[top : top + side, left : left + side]
+        assert np.array_equal(image, crop)
+        means = crop.astype(float).reshape(side // 2, 2, side // 2, 2, 3).mean(axis=(1, 3))
+        assert np.abs(halved[name] - means).max() <= 1  # Pillow rounds twice
+
+
+def test_celeba_of_another_shape_is_refused_and_half_size_is_not_enlarged(store):
+    path = store({"1.jpg": encoded(Image.new("RGB", (100, 100))), "2.jpg": jpegs(1, 89, 109)[0]})
+    source = open_source(config_of("celeba", path, size=128))
+    with pytest.raises(ValueError, match="100 x 100 px, expected 178 x 218 or 89 x 109"):
+        source.read("1.jpg")
+    with pytest.raises(ValueError, match="64 x 64 px of it smaller than the 128 px"):
+        source.read("2.jpg")
+    source.close()
+
+
+PARTITION = [f"{i + 1:06d}.jpg {'0012'[i % 4]}" for i in range(12)]
+
+
+def with_partition(path: Path, lines: list[str]) -> Path:
+    (path.parent / "list_eval_partition.txt").write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_official_split_of_celeba_is_that_of_the_list(store):
+    names = [f"{i:06d}.jpg" for i in range(1, 13)]
+    path = with_partition(store(faces()), [*PARTITION, "not there.jpg  2"])
+    official = config_of("celeba", path, split="official")
+    first = prepare(official)
+    three = {"training": names[0::4] + names[1::4], "validation": names[2::4], "test": names[3::4]}
+    assert ids_of(first) == {split: sorted(ids) for split, ids in three.items()}
+    with_partition(path, [line.replace(" 2", " 1") for line in PARTITION])
+    second = prepare(official)  # a changed list is noticed
+    assert second.checksum != first.checksum and len(second.indices("validation")) == 6
+    if path.is_dir():  # the list may lie in there too
+        os.rename(path.parent / "list_eval_partition.txt", path / "list_eval_partition.txt")
+        assert prepare(official).checksum == second.checksum
+
+
+@pytest.mark.parametrize("lines", [None, PARTITION[:-1], [*PARTITION[:-1], "000012.jpg"], [*PARTITION[:-1], "000012.jpg 3"], ["<html>"]])  # fmt: skip
+def test_faulty_list_is_named_with_where_to_get_it_before_any_image_is_decoded(store, lines):
+    path = store(faces() | {"000011.jpg": b"broken"})
+    if lines is not None:
+        with_partition(path, lines)
+    beside = path.parent / "list_eval_partition.txt"
+    with pytest.raises(DataError, match=rf"{beside} .*mmlab.*Eval") as error:
+        prepare(config_of("celeba", path, split="official"))
+    assert "\n" not in str(error.value)
+
+
+# LSUN
+
+
+def bedrooms(folder: Path, values: dict[str, bytes]) -> Path:
+    """The LMDB bedroom_train_lmdb in ``folder``."""
+    lmdb, path = pytest.importorskip("lmdb"), folder / "bedroom_train_lmdb"
+    with lmdb.open(str(path), map_size=1 << 26) as environment, environment.begin(write=True) as t:
+        for key, value in values.items():
+            t.put(os.fsencode(key), value)
+    return path
+
+
+def test_bedrooms_are_resized_by_area_and_their_centre_is_cropped(empty_workspace):
+    webp = encoded(smooth_image(np.random.default_rng(0), 32, 64), "WEBP", lossless=True)
+    images = faces(48, 32) | {"chambre à coucher 寝室": webp}
+    found = read(config_of("lsun", bedrooms(empty_workspace, images), size=16))
+    assert list(found) == sorted(images)
+    for key, image in found.items():
+        assert np.abs(image - shrunk_square(images[key], 16)).max() <= 1  # Pillow rounds twice
+
+
+@FAULTS
+@pytest.mark.parametrize("dataset", ["celeba", "lsun"])
+def test_bad_image_is_left_out_and_named(store, dataset, fault, reason):
+    images = faces(n=101)
+    images["000007.jpg"] = fault(images["000007.jpg"])
+    path = store(images) if dataset == "celeba" else bedrooms(store({}).parent, images)
+    failed = prepare(config_of(dataset, path)).manifest["failed"]
+    assert list(failed) == ["000007.jpg"] and reason in failed["000007.jpg"]
+    assert "0x" not in failed["000007.jpg"]
+
+
+def test_the_database_is_let_go_of_after_a_failure_too(empty_workspace):
+    # A process may have an LMDB open once; a notebook keeps the traceback, and so all its objects
+    path = bedrooms(empty_workspace, faces())
+    with pytest.raises(DataError, match="smaller than the 128 px"):
+        prepare(config_of("lsun", path, size=128))
+    assert prepare(config_of("lsun", path)).manifest["count"] == 12
+
+
+def test_faulty_database_is_named(empty_workspace, monkeypatch):
+    config = config_of("lsun", bedrooms(empty_workspace, {}))
+    file = Path(config.source) / "data.mdb"
+    with pytest.raises(DataError, match=r"data\.mdb has no images; download .*bedroom_train_lmdb"):
+        prepare(config)
+    bedrooms(empty_workspace, faces(n=40) | {"\udcff": b"x"})
+    with pytest.raises(DataError, match=r"not UTF-8: '\\udcff"):
+        prepare(config)
+    file.write_bytes(file.read_bytes()[:-8192])
+    with pytest.raises(DataError, match=r"data\.mdb is truncated; download"):  # and no crash
+        prepare(config)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(DataError, match="pip install lmdb"):
+        prepare(config)
+
+
+# Recipe1M
+
+PARTITIONS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def dishes(folder: Path, n: int = 36, flat: bool = False) -> dict[str, str]:
+    """A small Recipe1M of ``n`` recipes with an image each; the partitions of the images."""
+    layer1, layer2, partition_of = [], [], {}
+    for k, content in enumerate(jpegs(n, 48, 32)):
+        name = f"{hashlib.md5(str(k).encode()).hexdigest()[:10]} é.jpg"
+        partition_of[name] = partition = list(PARTITIONS)[k % 3]
+        path = folder.joinpath("images", "" if flat else partition, *name[:4], name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        layer1.append({"id": f"{k}", "partition": partition, "title": "Soup “à la crème”"})
+        layer2.append({"id": f"{k}", "images": [{"id": name, "url": "http://x/y.jpg"}]})
+    layer2[-1]["images"] += 2 * layer2[0]["images"]  # a recipe may repeat another's image
+    (folder / "layer1.json").write_text(json.dumps(layer1, indent=2))
+    (folder / "layer2.json").write_text(json.dumps(layer2))
+    return partition_of
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_dishes_are_resized_by_area_and_their_centre_is_cropped(empty_workspace, flat):
+    partition_of = dishes(empty_workspace / "dishes", flat=flat)
+    found = read(config_of("recipe1m", empty_workspace / "dishes", size=16))
+    files = {p.name: p.read_bytes() for p in empty_workspace.rglob("*.jpg")}
+    assert list(found) == sorted(partition_of) == sorted(files)
+    for name, image in found.items():
+        assert np.abs(image - shrunk_square(files[name], 16)).max() <= 1
+
+
+def test_official_split_is_that_of_the_recipes_also_where_an_image_is_absent(empty_workspace):
+    folder = empty_workspace / "dishes"
+    partition_of, config = dishes(folder, 150), config_of("recipe1m", folder, split="official")
+    first, second = sorted(partition_of)[:2]
+    next(folder.rglob(first)).unlink()
+    done = prepare(config)
+    assert list(done.manifest["failed"]) == [first] and first in done.manifest["failed"][first]
+    assert ids_of(done) == {
+        split: sorted(i for i, p in partition_of.items() if p == partition and i != first)
+        for partition, split in PARTITIONS.items()
+    }
+    next(folder.rglob(second)).unlink()  # 1.3 %; and the folder tells that something has changed
+    with pytest.raises(DataError, match=f"2 of .*{first}: .*{second}: "):
+        prepare(config)
+
+
+def test_partition_that_was_not_unpacked_is_not_listed(empty_workspace):
+    partition_of = dishes(empty_workspace)
+    (empty_workspace / "images" / "val").rename(empty_workspace / "elsewhere")
+    there = {name for name, partition in partition_of.items() if partition != "val"}
+    assert set(read(config_of("recipe1m", empty_workspace))) == there
+    with pytest.raises(DataError, match="images/val; unpack recipe1M_images_val.tar"):
+        prepare(config_of("recipe1m", empty_workspace, split="official"))
+
+
+@pytest.mark.parametrize("layer, content", [
+    ("layer1", '[{"id": "0"}]'),
+    ("layer1", '[{"id": "0", "partition": "dev"}]'),
+    ("layer2", '[{"id": "99", "images": [{"id": "01234.jpg"}]}]'),
+    ("layer2", '[{"id": "0"}]'),
+    ("layer2", '[{"id": "0", "images": []}'),
+    ("layer2", "[5]"),
+    ("layer1", "[" * 10**5),
+    ("layer2", "\xff"),
+], ids=lambda value: value[:9])  # fmt: skip
+def test_malformed_layer_is_named(empty_workspace, layer, content):
+    dishes(empty_workspace, 3)
+    (empty_workspace / f"{layer}.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=rf"{layer}\.json is not .*download both") as error:
+        prepare(config_of("recipe1m", empty_workspace))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_layers_without_images_are_an_error(empty_workspace):
+    dishes(empty_workspace, 3)
+    (empty_workspace / "layer2.json").write_text("[]")
+    with pytest.raises(DataError, match=r"no image of .*layer2\.json is in .*images; download"):
+        prepare(config_of("recipe1m", empty_workspace))
