@@ -16,7 +16,7 @@ import paperlib.beyond  # its method and its data set have names too
 from paperlib import paths
 from paperlib.core.baselines import BASELINES
 from paperlib.errors import ConfigurationError
-from paperlib.evaluation.references import REFERENCES
+from paperlib.evaluation.references import ROWS
 from paperlib.profiles import load_profile
 
 PROFILE = config.get("profile", "quick")
@@ -27,7 +27,7 @@ except ConfigurationError as error:
     raise WorkflowError(str(error)) from None
 NEEDS = {run.data.folder: run for run in RUNS.values()}  # prepared data -> a run that needs them
 DATA_OF = {run.corruption: run.data.folder for run in RUNS.values()}
-TABLES = [OUT / f"{name}.{suffix}" for name in ("table1", "table2") for suffix in ("csv", "md", "tex")]
+TABLES = [OUT / f"{name}.{suffix}" for name in ("table1", "table2", "beyond") for suffix in ("csv", "md", "tex")]
 CLAIMS = [OUT / "claims.csv", OUT / "claims.md"]
 # At this level papermill's log shows what the notebooks write to standard error: the progress.
 PAPERMILL = (
@@ -152,7 +152,7 @@ rule references:
     input:
         lambda w: ancient(paths.DATA / DATA_OF[w.corruption] / "manifest.json"),
     output:
-        expand(OUT / "references" / "{{corruption}}-{name}.json", name=REFERENCES),
+        expand(OUT / "references" / "{{corruption}}-{name}.json", name=ROWS),
     resources:
         gpu = GPU,
     shell:
@@ -177,7 +177,7 @@ rule tables:
         notebook = ancient(paths.NOTEBOOKS / "06_tables.ipynb"),
         evaluations = expand(OUT / "runs" / "{run}" / "evaluation.json", run=RUNS),
         references = expand(
-            OUT / "references" / "{corruption}-{name}.json", corruption=DATA_OF, name=REFERENCES
+            OUT / "references" / "{corruption}-{name}.json", corruption=DATA_OF, name=ROWS
         ),
     output:
         TABLES, CLAIMS,

@@ -20,7 +20,8 @@ STARTED = time.perf_counter()
 import torch  # noqa: E402
 
 from paperlib import paths, records  # noqa: E402
-from paperlib.explorer import Explorer  # noqa: E402
+from paperlib.beyond.explorer import Explorer  # noqa: E402
+from paperlib.run import Run  # noqa: E402
 
 TIMES = 20
 
@@ -43,9 +44,9 @@ def main() -> None:
         images = list(explorer.images)
 
         def stroke(k: int) -> None:
-            explorer._begin_stroke(3.0, k)
-            explorer._go_on_with_stroke(20.5, k + 5.0)
-            explorer._end_stroke()
+            explorer.paint((3.0, k), (3.0, k))
+            explorer.paint((3.0, k), (20.5, k + 5.0))
+            explorer.end_stroke()
 
         def choose(widget, values: list) -> Callable[[int], None]:
             return lambda k: setattr(widget, "value", values[(k + 1) % len(values)])
@@ -66,7 +67,7 @@ def main() -> None:
     print(f"open: {opened:.1f} s")
     for name, taken in results.items():
         print(f"{name}: {taken['median']:.0f} ms, slowest {taken['slowest']:.0f} ms")
-    config = records.load_config(explorer.runs[explorer.run[0].value])
+    config = Run(explorer.runs[explorer.run[0].value]).config
     result = records.provenance(config, "none: one image at a time") | {
         "seconds_to_open": round(opened, 2),
         "milliseconds": results,

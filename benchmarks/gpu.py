@@ -22,15 +22,16 @@ import step
 import throughput
 import torch
 from measure import Work, seconds
-from step import STEPS, steps
+from step import STEPS, build, steps
 
 from paperlib import paths, records
-from paperlib.config import RunConfig, load_profile
-from paperlib.data import load_prepared, prepare
-from paperlib.methods import build_method
-from paperlib.training import default_device
+from paperlib.config import RunConfig
+from paperlib.data.datasets import DATA_SETS
+from paperlib.data.prepare import prepare
+from paperlib.profiles import load_profile
+from paperlib.training.device import Computation, default_device
 
-TESTS = ("tests/test_acceleration.py", "tests/test_distributed.py")
+TESTS = ("tests/test_device.py", "tests/test_processes.py")
 SHARE_OF_MATRIX_RATE, SHARE_BUSY, MINUTES = 0.35, 0.90, 30  # what we ask of an H200
 TURNS = 5
 
@@ -75,7 +76,7 @@ def share_busy(profile: str, device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     config = step.configured(profile)
-    turn = steps(build_method(config, device), device)
+    turn = steps(build(config, device), device)
     turn(), turn()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiled:
         on_the_clock = seconds(turn, device)
@@ -91,23 +92,20 @@ def minutes_of_runs(profile: str, device: torch.device) -> dict[str, float]:
 
 def seconds_a_step(config: RunConfig, device: torch.device) -> float:
     """Of a run on the device, batches read as in training, from Blue Marble where CelebA is not."""
-    config = RunConfig(**config.model_dump() | {"dataset": "bluemarble", "source": None})
-    prepare(config.data)
-    method = build_method(config, device)
-    seen = method.data_set(
-        load_prepared(config.data),
-        "training",
-        method.p_m,
-        config.mask_seed,
-        device,
-        config.resident,
-    )
-    batches = seen.batches(config.batch_size, config.seed, 0)
+    changes = {"dataset": "bluemarble", "source": None, "bands": 3}
+    config = RunConfig(**config.model_dump() | changes)
+    method, data = build(config, device), prepare(config.data)
+    kind, about = DATA_SETS[method.learns_from], (method.p_m, config.mask_seed, device)
+    nbytes = kind(data, "training", *about).nbytes
+    resident = Computation.choose(config, device).keeps_resident(config, nbytes)
+    seen = kind(data, "training", *about, resident)
+    batches = seen.batches(config.batch_size, config.seed)
     generator = torch.Generator(device).manual_seed(0)
 
     def turn() -> None:
         for _ in range(STEPS):
-            method.step(batches, generator)
+            drawn = [next(batches) for _ in range(method.batches_per_step)]
+            method.step(drawn, generator)
 
     return min(timed(turn, device)) / STEPS
 

@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from measure import in_a_process, in_turns
 from PIL import Image
-from step import STEPS, configured, steps
+from step import STEPS, build, configured, steps
 
 from paperlib import paths, records
-from paperlib.algorithm1 import Algorithm1
 from paperlib.config import RunConfig
-from paperlib.data import prepare
-from paperlib.training import train
+from paperlib.data.prepare import prepare
+from paperlib.training.loop import train
 
 BATCHES = (8, 16, 32, 64)
 MANY_STEPS = 20_000
@@ -41,7 +40,7 @@ TINY = {
 def main() -> None:
     cpu = torch.device("cpu")
     config = configured("quick")
-    turns = {str(b): steps(Algorithm1(configured(f"quick:{b}")), cpu) for b in BATCHES}
+    turns = {str(b): steps(build(configured(f"quick:{b}"), cpu), cpu) for b in BATCHES}
     medians = {int(b): s / STEPS for b, s in in_turns(turns).items()}
     print("a step:", ", ".join(f"{b} images {s * 1e3:.0f} ms" for b, s in medians.items()))
     few, grown = alone(FEW, MANY_STEPS)

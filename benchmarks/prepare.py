@@ -3,7 +3,7 @@
     make bench        (nothing else should run meanwhile; about a minute)
     python benchmarks/prepare.py [IMAGES [LARGEST]]
 
-``data.prepare`` against a bare parallel loop of the same decoder (``source.read``) on the same
+``prepare`` against a bare parallel loop of the same decoder (``source.read``) on the same
 files, with as many threads: JPEGs of CelebA's size in a zip and in a folder, and PNGs with an alpha
 channel as incomplete images. In one process, in turns; medians over the rounds. A process of its
 own for IMAGES and one for LARGEST JPEGs tell the peak of the memory. Writes results/bench/prepare.json.
@@ -27,10 +27,11 @@ import numpy as np
 from measure import in_a_process, own_peak
 from PIL import Image
 
+import paperlib.beyond  # noqa: F401, its data set has a name too
 from paperlib import paths, records
 from paperlib.config import EvaluationConfig
-from paperlib.data import load_prepared, prepare
-from paperlib.sources import open_source
+from paperlib.data.prepare import load_prepared, prepare
+from paperlib.data.sources import open_source
 
 IMAGES = 3000  # JPEGs of a data set; a quarter as many PNGs, which take longer
 LARGEST = 4 * IMAGES  # of the second of the two whose memory is measured

@@ -7,15 +7,15 @@ every use. Networks, losses and Adam are ours. (That code itself cannot run as p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from paperlib.algorithm1 import Algorithm1, forward
-from paperlib.config import RunConfig
-from paperlib.corruption import MaskLaw, Patch
+from paperlib.core.algorithm1 import Algorithm1, Batch
+from paperlib.core.corruption import MaskLaw, Patch
 
 
 class MasksOneByOne(MaskLaw):
@@ -45,19 +45,19 @@ class MasksOneByOne(MaskLaw):
 class PublicOrder(Algorithm1):
     """Algorithm 1 in the order of the public code; for the patch corruptions."""
 
-    def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
-        super().__init__(config, device)
-        self.p_m = MasksOneByOne(self.p_m, config.seed)
+    def __init__(self, config: Any, nets: Any, p_m: Patch, adam: Any) -> None:
+        super().__init__(config, nets, MasksOneByOne(p_m, config.seed), adam)
 
-    def step(self, batches: Iterator[tuple[Tensor, ...]], generator: torch.Generator) -> None:
-        """One update of D, then one of G and E, over ``accumulate`` batches."""
-        for optimizer, loss_of in (
-            (self.optimizer_d, self.discriminator_loss),
-            (self.optimizer_g, self.generator_loss),
+    def step(self, batches: Sequence[Batch], generator: torch.Generator) -> dict[str, Tensor]:
+        """One update of D, then one of G and E, over ``accumulate`` batches each."""
+        for name, loss_of in (
+            ("optimizer_d", self.discriminator_loss),
+            ("optimizer_g", self.generator_loss),
         ):
+            optimizer = self.optimizers[name]
             optimizer.zero_grad(set_to_none=True)
-            for _ in range(self.config.accumulate):
-                p = forward(self.nets, *next(batches), self.p_m, generator, self.config)
-                loss, _ = loss_of(p)
-                (loss / self.config.accumulate).backward()
+            for batch in batches:
+                loss, _ = loss_of(self.forward(*batch, generator=generator))
+                (loss / len(batches)).backward()
             optimizer.step()
+        return {}

@@ -15,19 +15,20 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
-from itertools import repeat
+from typing import Any
 
 import torch
 from measure import Work, flops, in_a_process, in_turns, matrix_product, own_peak
 from public_order import PublicOrder
-from torch import Tensor
 
+import paperlib.beyond  # noqa: F401, its method has a name too
 from paperlib import paths, records, seeds
-from paperlib.algorithm1 import Algorithm1
-from paperlib.config import RunConfig, load_profile
-from paperlib.corruption import corrupt
-from paperlib.training import default_device
+from paperlib.config import RunConfig
+from paperlib.core.algorithm1 import Batch
+from paperlib.core.baselines import METHODS
+from paperlib.core.corruption import corrupt, mask_law
+from paperlib.profiles import run_of_profile
+from paperlib.training.device import Computation, default_device
 
 ON_CPU = ("quick", "celeba64:8", "paper:2")
 ON_GPU = ("quick", "celeba64", "paper")
@@ -35,30 +36,36 @@ STEPS = 2  # a turn
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices
 
 
-def configured(profile: str, row: str = "both") -> RunConfig:
+def configured(profile: str, method: str = "both") -> RunConfig:
     """A profile's run on Small Patch; "PROFILE:BATCH" for another size of batch, not accumulated."""
     name, _, batch = profile.partition(":")
-    config = next(
-        run for run in load_profile(name) if (run.corruption, run.row) == ("small_patch", row)
-    )
     changes = {"steps": 10**6, "threads": 0}  # long enough for whatever is worth preparing
     if batch:
         changes |= {"batch_size": int(batch), "accumulate": 1}
-    return RunConfig(**config.model_dump() | changes)
+    return run_of_profile(name, "small_patch", method, changes=changes)
 
 
-def observations(method: Algorithm1, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same batch of random images (y, m), without end."""
-    config, generator = method.config, seeds.generator("bench", device=device)
-    shape = (config.batch_size, 3, config.size, config.size)
+def build(config: RunConfig, device: torch.device, kind: Any = None) -> Any:
+    """A run's method on the device, as training computes it; or another class of it."""
+    kind = kind or METHODS[config.method]
+    computation, nets = Computation.choose(config, device), kind.build_networks(config)
+    computation.prepare(nets, kind.differentiated_twice)
+    return kind(config, nets, mask_law(config.corruption), computation.adam)
+
+
+def observations(config: RunConfig, device: torch.device) -> Batch:
+    """A batch of random images (y, m)."""
+    generator = seeds.generator("bench", device=device)
+    shape = (config.batch_size, config.bands, config.size, config.size)
     x = torch.rand(shape, generator=generator, device=device) * 2 - 1
-    m = method.p_m.sample(config.batch_size, config.size, generator)
-    return repeat((corrupt(x, m).contiguous(memory_format=torch.channels_last), m))
+    m = mask_law(config.corruption).sample(config.batch_size, config.size, generator)
+    return corrupt(x, m).contiguous(memory_format=torch.channels_last), m
 
 
-def steps(method: Algorithm1, device: torch.device) -> Work:
-    """A turn: ``STEPS`` steps."""
-    batches, generator = observations(method, device), seeds.generator("bench", device=device)
+def steps(method: Any, device: torch.device) -> Work:
+    """A turn: ``STEPS`` steps, on one batch."""
+    batches = [observations(method.config, device)] * method.batches_per_step
+    generator = seeds.generator("bench", device=device)
     return lambda: [method.step(batches, generator) for _ in range(STEPS)]
 
 
@@ -68,8 +75,8 @@ def deepinv_steps(config: RunConfig) -> Work | None:
         return None
     from uair import build_trainer
 
-    y, m = next(observations(Algorithm1(config), torch.device("cpu")))
-    items = [{"y": y[i], "params": {"mask": m[i].expand(3, -1, -1)}} for i in range(len(y))]
+    y, m = observations(config, torch.device("cpu"))
+    items = [{"y": y[i], "params": {"mask": m[i].expand_as(y[i])}} for i in range(len(y))]
     trainer = build_trainer(config, items * (STEPS + 1), STEPS)  # it leaves the last batch out
     return trainer.train
 
@@ -78,14 +85,14 @@ def measure(profile: str) -> dict:
     """Print, write and return the medians for one profile."""
     device = default_device()
     config, smaller = configured(profile), configured(profile, "encoding_y")
-    method = Algorithm1(config, device)
-    dtype = getattr(torch, method.acceleration.precision)
+    method, computation = build(config, device), Computation.choose(config, device)
+    dtype = getattr(torch, computation.precision)
     product, operations = matrix_product(SIDE[device.type], dtype, device)
     generator, ids = seeds.generator("bench", device=device), torch.arange(config.batch_size)
     turns = {
         "step": steps(method, device),
-        "public_order": steps(PublicOrder(config, device), device),
-        "encoding_y": steps(Algorithm1(smaller, device), device),
+        "public_order": steps(build(config, device, PublicOrder), device),
+        "encoding_y": steps(build(smaller, device), device),
     }
     if device.type == "cpu" and config.size == 32 and (peer := deepinv_steps(smaller)):
         turns["deepinv"] = peer
@@ -101,7 +108,7 @@ def measure(profile: str) -> dict:
     images = config.batch_size * config.accumulate
     result = records.provenance(config, "none: random images") | {
         "device": device.type,
-        "computed": str(method.acceleration),
+        "computed": str(computation),
         "parameters": sum(
             p.numel() for net in vars(method.nets).values() for p in net.parameters()
         ),
@@ -137,13 +144,14 @@ def peak(profile: str, device: torch.device) -> int:
         return used
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    steps(Algorithm1(configured(profile), device), device)()
+    steps(build(configured(profile), device), device)()
     return torch.cuda.max_memory_allocated(device)
 
 
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--peak"]:
-        steps(Algorithm1(configured(arguments[1])), torch.device("cpu"))()
+        cpu = torch.device("cpu")
+        steps(build(configured(arguments[1]), cpu), cpu)()
         print(own_peak())
         return
     default = ON_GPU if default_device().type == "cuda" else ON_CPU

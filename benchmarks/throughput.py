@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from measure import in_turns, seconds
 from PIL import Image
-from step import STEPS, configured, steps
+from step import STEPS, build, configured, steps
 
 from paperlib import paths, records
-from paperlib.algorithm1 import Algorithm1
+from paperlib.beyond.inpaint import inpaint
 from paperlib.config import RunConfig
-from paperlib.data import Observations, Prepared, law_of, prepare
-from paperlib.evaluation import EvaluationProtocol
-from paperlib.inpaint import Options, inpaint
-from paperlib.methods import plain_generator
-from paperlib.sampling import sampler
-from paperlib.training import default_device, train
+from paperlib.data.datasets import Observations, law_of
+from paperlib.data.prepare import Prepared, prepare
+from paperlib.evaluation.protocol import EvaluationProtocol
+from paperlib.evaluation.sampling import sampler
+from paperlib.run import plain_generator
+from paperlib.training.loop import default_device, train
 
 BATCHES = 20  # a turn
 PICTURES, SIDE, SAMPLES = 4, 256, 5  # to fill in: how many, pixels a side, samples of each
@@ -49,12 +49,12 @@ def main() -> None:
 def reading(config: RunConfig, data: Prepared, device: torch.device) -> dict[str, float]:
     """Observations read from the memory map, masked, in [-1, 1]; and the share of a step it takes."""
     law = law_of(config)
-    seen = Observations(data, "training", law, config.mask_seed, device, config.resident)
+    seen = Observations(data, "training", law, config.mask_seed, device)
     batches = seen.batches(config.batch_size, config.seed, 0)
     medians = in_turns(
         {
             "read": lambda: [next(batches) for _ in range(BATCHES)],
-            "steps": steps(Algorithm1(config, device), device),
+            "steps": steps(build(config, device), device),
         },
         device,
     )
@@ -68,8 +68,8 @@ def reading(config: RunConfig, data: Prepared, device: torch.device) -> dict[str
 def evaluating(config: RunConfig, device: torch.device) -> dict[str, float]:
     """Images evaluated a second: ten samples each, every metric, originals' features kept."""
     protocol = EvaluationProtocol(config, device)
-    protocol.originals  # noqa: B018  (once for a data set; kept on disk)
-    G = plain_generator(config, "generator").to(device)
+    protocol.real  # noqa: B018  (features, once for a data set; kept on disk)
+    G = plain_generator(config).to(device)
     reconstruct = sampler(G, config.eval_samples, config.seed)
     took = seconds(lambda: protocol.measure(reconstruct, "evaluating"), device)
     return {"images_evaluated_per_second": protocol.count / took}
@@ -85,8 +85,7 @@ def filling_in(config: RunConfig, folder: Path, device: torch.device) -> dict[st
         Image.fromarray(pixels).save(folder / "in" / f"{name}.png")
     run = folder / "run"
     train(config.model_copy(update={"steps": 1, "batch_size": 2}), run, device)
-    how = Options(samples=SAMPLES)
-    took = seconds(lambda: inpaint(run, folder / "in", folder / "out", how), device)
+    took = seconds(lambda: inpaint(run, folder / "in", folder / "out", SAMPLES), device)
     return {"megapixels_of_samples_per_second": PICTURES * SAMPLES * SIDE**2 / 1e6 / took}
 
 

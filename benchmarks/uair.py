@@ -31,13 +31,17 @@ from deepinv.training import AdversarialOptimizer, AdversarialTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+import paperlib.beyond  # noqa: F401, its method has a name too
 from paperlib import paths, records, seeds
-from paperlib.algorithm1 import build_networks
-from paperlib.config import RunConfig, load_profile
-from paperlib.corruption import composite, mask_law
-from paperlib.data import Observations, load_prepared, prepare
-from paperlib.evaluation import EvaluationProtocol
-from paperlib.sampling import once
+from paperlib.config import RunConfig
+from paperlib.core.algorithm1 import Algorithm1
+from paperlib.core.corruption import composite, mask_law
+from paperlib.data.datasets import Observations
+from paperlib.data.prepare import prepare
+from paperlib.evaluation.protocol import EvaluationProtocol
+from paperlib.evaluation.sampling import deterministic
+from paperlib.profiles import load_profile
+from paperlib.run import Run
 
 TRIAL_STEPS = 20  # by which the seconds of a step are measured
 
@@ -66,7 +70,7 @@ class AsDeepinv(Dataset):
 
     def __getitem__(self, row: int) -> dict:
         y, m = self.observed.batch(np.asarray([row]))
-        return {"y": y[0], "params": {"mask": m[0].expand(3, -1, -1)}}
+        return {"y": y[0], "params": {"mask": m[0].expand_as(y[0])}}
 
 
 class Scores(nn.Module):
@@ -89,7 +93,7 @@ def build_trainer(config: RunConfig, observed: Dataset | list, steps: int) -> Ad
         steps: when it stops.
     """
     torch.manual_seed(seeds.fold(config.seed, "parameters"))
-    nets = build_networks(config)
+    nets = Algorithm1.build_networks(config)
     betas = (config.beta1, config.beta2)
     loader = DataLoader(
         observed,
@@ -98,7 +102,7 @@ def build_trainer(config: RunConfig, observed: Dataset | list, steps: int) -> Ad
         drop_last=True,
         generator=seeds.generator(config.seed, "uair"),
     )
-    size = (3, config.size, config.size)
+    size = (config.bands, config.size, config.size)
     return AdversarialTrainer(
         model=WithoutZ(nets.G),
         D=Scores(nets.D),
@@ -134,13 +138,11 @@ def measure(profile: str, config: RunConfig, steps: int | None) -> Path:
     """Train and evaluate on one corruption; write and return the record's path."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     path = paths.peers(Path(profile).stem) / f"{config.corruption}-uair-seed{config.seed}.json"
-    prepare(config.data)
-    data = load_prepared(config.data)
+    data = prepare(config.data)
     law = mask_law(config.corruption)
     observed = Observations(data, "training", law, config.mask_seed, "cpu")
     if steps is None:
-        run = paths.runs(Path(profile).stem) / config.name
-        budget = records.read_json(run / "record.json")["seconds"]
+        budget = Run(paths.runs(Path(profile).stem) / config.name).record["seconds"]
         _, trial = train(config, observed, TRIAL_STEPS)
         steps = int(budget / trial * TRIAL_STEPS)
         print(f"{config.corruption}: {steps} steps, as long as {config.name} ({budget:.0f} s)")
@@ -156,8 +158,8 @@ def measure(profile: str, config: RunConfig, steps: int | None) -> Path:
         "deepinv": version("deepinv"),
         "run": config.model_dump(),
         "training": {"steps": steps, "seconds": round(seconds, 3)},
-        "metrics": EvaluationProtocol(config.evaluation, "cpu").measure(once(fill), title),
     }
+    record |= EvaluationProtocol(config.evaluation, "cpu").measure(deterministic(fill), title)
     records.write_record(path, record)
     return path
 
@@ -169,7 +171,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="instead of the budget of seconds")
     options = parser.parse_args()
     for config in load_profile(options.profile):
-        if config.row == "both" and options.corruption in (None, config.corruption):
+        if config.method == "both" and options.corruption in (None, config.corruption):
             print(measure(options.profile, config, options.steps))
     return 0
 

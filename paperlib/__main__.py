@@ -82,7 +82,7 @@ def references(profile: Profile, corruption: str | None = None) -> None:
     """Evaluate what fills in without learning, on the images of a profile."""
     from paperlib.data.prepare import prepare
     from paperlib.evaluation.protocol import evaluate_reference
-    from paperlib.evaluation.references import REFERENCES
+    from paperlib.evaluation.references import ROWS
 
     configs = {run.corruption: run.evaluation for run, _ in _runs(profile)}
     if corruption and corruption not in configs:
@@ -90,7 +90,7 @@ def references(profile: Profile, corruption: str | None = None) -> None:
         raise ConfigurationError(f"no corruption {corruption!r} in {profile}; known: {known}")
     for config in [configs[corruption]] if corruption else configs.values():
         prepare(config.data)
-        for name in REFERENCES:
+        for name in ROWS:
             record = paths.references(Path(profile).stem) / f"{config.corruption}-{name}.json"
             evaluate_reference(name, config, record)
 
@@ -174,7 +174,9 @@ def inpaint(
 
 
 @app.command()
-def verify(results: Annotated[Path | None, Argument(help="Of all profiles, or one.")] = None) -> int:
+def verify(
+    results: Annotated[Path | None, Argument(help="Of all profiles, or one.")] = None,
+) -> int:
     """Check all records, weights and tables on disk."""
     import paperlib.beyond  # noqa: F401, see _runs
     from paperlib.paper.verify import verify
@@ -214,13 +216,14 @@ def _parsed(pairs: list[str], form: str, as_yaml: str) -> dict[str, Any]:
     """KEY=VALUE pairs, the values in YAML; ConfigurationError names one that is wrong."""
     found: dict[str, Any] = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals) or key in found:
-            raise ConfigurationError(f"expected {form}, each key once, got {pair!r}")
+        key, equals, text = pair.partition("=")
         try:
-            found[key] = yaml.safe_load(as_yaml.format(value))
+            value = yaml.safe_load(as_yaml.format(text))
         except yaml.YAMLError:
             raise ConfigurationError(f"{pair!r}: the value is not valid YAML") from None
+        if not (key and equals) or key in found or value == []:
+            raise ConfigurationError(f"expected {form}, each key once, got {pair!r}")
+        found[key] = value
     return found
 
 

@@ -17,6 +17,8 @@ from paperlib.core.corruption import CORRUPTIONS
 from paperlib.errors import ConfigurationError
 from paperlib.seeds import fold
 
+ONE_BAND = ("digits", "mnist")  # data sets of grey images
+
 REMOVED = {
     "discriminator_sees": (None, "removed in 0.2: method mask_aware shows D both masks"),
 }
@@ -55,7 +57,7 @@ class DataConfig(_Checked):
     """Which images, at what size, split how."""
 
     dataset: str = "bluemarble"  # a name of data.sources.SOURCES
-    source: str | None = None  # zip or folder of all but bluemarble, relative to the repository
+    source: str | None = None  # zip or folder, of the data sets of files; from the repository
     size: int = Field(32, ge=4, le=512)  # image side, pixels
     # file: the test images last; official: the partition that celeba and recipe1m come with
     split: Literal["auto", "random", "region", "file", "official"] = "auto"
@@ -63,11 +65,18 @@ class DataConfig(_Checked):
     test: float = Field(0.10, ge=0)  # likewise
     split_seed: int = Field(0, ge=0)
     max_pixels: int | None = Field(None, ge=1)  # more: left out, undecoded; None: 100 million
+    bands: int = Field(3, ge=1, le=16)  # channels of an image; left out: those of the data set
     # of incomplete images
-    bands: int = Field(3, ge=1, le=16)  # channels of an image
     fit: Literal["crop", "resize"] = "crop"  # how larger images become size x size
     missing: Literal["auto", "mask", "alpha", "nan"] = "auto"  # what says which pixels are missing
     missing_value: float | None = None  # or the value that they have
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bands_of_the_data_set(cls, values: Any) -> Any:
+        if values.get("dataset", cls.model_fields["dataset"].default) in ONE_BAND:
+            return {"bands": 1} | values
+        return values
 
     @model_validator(mode="after")
     def _one_way_to_say_what_is_missing(self) -> Self:
@@ -151,6 +160,9 @@ class RunConfig(EvaluationConfig):
     z_rec_from: Literal["generated", "y_tilde", "x_tilde", "eq6"] = "generated"
     z_enc: Literal["sampled", "deterministic"] = "sampled"
     d_sees_y_hat: bool = False  # True: equation 7 and figure 3; False: Algorithm 1
+    # fill: D is shown, beside y, what y alone determines: its mask and its smooth fill
+    discriminator_input: Literal["observation", "fill"] = "observation"
+    lambda_score: float = Field(3.0, ge=0)  # scored (ours): weight of the energy score
 
     # the baselines' own terms (Table 2)
     lambda_x: float = Field(100.0, ge=0)  # Paired: weight of the squared error, pix2pix's 100

@@ -36,8 +36,7 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk, and rename it.
 
-    Raises:
-        DiskFull: there is no room. As with any other failure, ``path`` stays what it was.
+    Whatever fails, ``path`` stays what it was; DiskFull where there is no room.
     """
     draft = _draft_of(path)
     try:
@@ -59,8 +58,7 @@ def write_text(path: Path, text: str) -> None:
 def folder_atomically(folder: Path) -> Iterator[Path]:
     """A temporary folder to be filled, which takes the place of ``folder`` at the end of the block.
 
-    Raises:
-        DiskFull: there is no room. As with any other failure, ``folder`` stays what it was.
+    Whatever fails, ``folder`` stays what it was; DiskFull where there is no room.
     """
     draft = _draft_of(folder)
     try:
@@ -85,21 +83,14 @@ def flush(path: Path) -> None:
 def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Within, no other process holds the lock file ``path``; it ends with its owner.
 
-    Args:
-        path: the lock file; its folder is made.
-        what: what is locked, for the message.
-        wait: until the other process is done.
-
-    Raises:
-        RunError: another process holds it.
+    Where another one does, ``wait`` for it, or raise RunError that says ``what`` is in use.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming_a_full_disk(path):
             lock = FileLock(path).acquire(timeout=-1 if wait else 0)
     except Timeout:
-        message = f"{what} is in use by another process: wait for it, or stop it"
-        raise RunError(message) from None
+        raise RunError(f"{what} is in use by another process: wait, or stop it") from None
     with lock:
         yield
 
@@ -107,10 +98,7 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
 def remove_drafts(folder: Path, name: str = "*") -> None:
     """Remove what killed processes left half-written of ``name``; call it while that is locked."""
     for draft in folder.glob(f".{name}.*.draft"):
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
 def _draft_of(path: Path) -> Path:

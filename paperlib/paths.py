@@ -1,10 +1,8 @@
 """Where things are: anchored at the repository, or without one at the current folder.
 
-papermill runs in the caller's folder and nbval in the notebook's: in a checkout no path here depends
-on the current folder. A wheel brings the profiles along inside the package and has no folder of its
-own to write to, so ``data/`` and ``results/`` are then those of the current folder. The environment
-variables ``PAPERLIB_DATA`` and ``PAPERLIB_RESULTS`` move what is written elsewhere, e.g. to a larger
-disk.
+A wheel brings the profiles along inside the package; ``data/`` and ``results/`` are then those of
+the current folder. The environment variables ``PAPERLIB_DATA`` and ``PAPERLIB_RESULTS`` move what is
+written elsewhere, e.g. to a larger disk.
 """
 
 from __future__ import annotations
@@ -47,4 +45,3 @@ def from_root(path: str | Path) -> Path:
     """``path`` itself if absolute, else relative to ``ROOT``."""
     path = Path(path).expanduser()
     return path if path.is_absolute() else ROOT / path
-

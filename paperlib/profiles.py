@@ -1,8 +1,7 @@
 """Profiles of runs: ``configs/NAME.yaml``.
 
-A profile holds the keys that its runs share; under ``matrix`` the lists whose product makes the
-runs;
-and under ``overrides`` the keys that differ at some points of it.
+A profile holds the keys that its runs share, under ``matrix`` the lists whose product makes the
+runs, and under ``overrides`` the keys that differ at some points of it.
 """
 
 from __future__ import annotations
@@ -28,13 +27,7 @@ def run_of_profile(
 ) -> RunConfig:
     """A run by a profile's settings, also one that its matrix does not have (another seed, say).
 
-    Args:
-        profile: a name in configs/, or a YAML file.
-        corruption, method, seed: which run.
-        changes: any other keys, with the last word.
-
-    Raises:
-        ConfigurationError: as ``load_profile``; an unknown key is named.
+    ``changes`` are any other keys, with the last word. Raises ConfigurationError as ``load_profile``.
     """
     path, shared, matrix, overrides = _read_profile(profile)
     point = {key: values[0] for key, values in matrix.items()}
@@ -43,11 +36,10 @@ def run_of_profile(
 
 
 def load_profile(profile: str) -> list[RunConfig]:
-    """The runs of ``configs/PROFILE.yaml``, the product of its ``matrix``, in the table's order.
+    """The runs of ``configs/PROFILE.yaml``, or of a YAML file, in the order of its ``matrix``.
 
     Raises:
-        ConfigurationError: no such profile, not a mapping, a wrong key, which it names, or two runs
-            of one name.
+        ConfigurationError: no such profile, a wrong key, which it names, or two runs of one name.
     """
     path, shared, matrix, overrides = _read_profile(profile)
     runs: dict[str, RunConfig] = {}
@@ -83,11 +75,10 @@ def _read_profile(profile: str) -> tuple[Path, dict, dict, dict]:
         raise ConfigurationError(f"no profile {profile!r} ({path} is missing); known: {known}")
     shared = read_yaml(path)
     matrix, overrides = shared.pop("matrix", {}), shared.pop("overrides", {})
-    if not isinstance(matrix, dict) or not all(isinstance(v, list) and v for v in matrix.values()):
-        got = str(matrix)[:200]
-        raise ConfigurationError(f"{path}: 'matrix' must map keys to lists, got {got!r}")
-    if not isinstance(overrides, dict) or not all(isinstance(v, dict) for v in overrides.values()):
-        raise ConfigurationError(f"{path}: 'overrides' must map values of the matrix to keys")
+    for key, part, kind in (("matrix", matrix, list), ("overrides", overrides, dict)):
+        if not isinstance(part, dict) or not all(isinstance(v, kind) and v for v in part.values()):
+            what = "lists" if kind is list else "mappings"
+            raise ConfigurationError(f"{path}: '{key}' must map to {what}, got {str(part)[:200]}")
     named = {str(value) for values in matrix.values() for value in values}
     if unknown := ", ".join(sorted({w for k in overrides for w in str(k).split()} - named)):
         raise ConfigurationError(f"{path}: overrides of {unknown}, which is not in the matrix")

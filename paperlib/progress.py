@@ -20,13 +20,7 @@ LINE = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
 
 
 def progress_bar(total: int, label: str, done: int = 0) -> Any:
-    """A tqdm bar that counts up to ``total``; where nobody watches, a line every 30 seconds.
-
-    Args:
-        total: of what is counted, e.g. steps.
-        label: the stage, and of what: "training small_patch-both-seed0".
-        done: what an earlier process counted already.
-    """
+    """A tqdm bar from ``done`` to ``total``; where nobody watches, a line every 30 seconds."""
     if run := os.environ.get("PAPERLIB_RUN"):
         label = f"{label} (run {run})"
     asked = os.environ.get("PAPERLIB_PROGRESS", "")

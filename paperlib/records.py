@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import distribution, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,16 @@ def provenance(config: EvaluationConfig, data_checksum: str) -> dict[str, Any]:
         "seed": getattr(config, "seed", None),  # a reference has none
         "data_checksum": data_checksum,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_environment(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES},
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "system": f"{platform.system()} {platform.machine()}",
+        },
     }
 
 
@@ -67,13 +75,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file; RunError names it where it is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("no mapping")
+        return values
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): delete it and run again") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{path} is damaged (no mapping): delete it and run again")
-    return values
 
 
 def file_checksum(path: Path) -> str:
@@ -87,39 +95,16 @@ def _checksum(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-@functools.cache
-def _environment() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in LIBRARIES},
-        "hardware": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "accelerator": gpu,
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-    }
-
-
 def _commit() -> str | None:
-    """The commit of the code, with "-dirty" where tracked files differ; None if it is not known.
-
-    A wheel says which commit it was built from where pip did so ("pip install git+...", PEP 610);
-    the current folder may be somebody else's repository and is not asked.
-    """
+    """The commit of the checkout, with "-dirty" where tracked files differ."""
     if paths.CHECKOUT is None:
-        origin = json.loads(distribution("paperlib").read_text("direct_url.json") or "{}")
-        return origin.get("vcs_info", {}).get("commit_id")
+        return None
     command = ["git", "-C", str(paths.CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

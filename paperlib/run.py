@@ -8,8 +8,7 @@
     RUN/record.json            of the training; evaluation.json: the numbers of the tables;
                                selection.json: the scores of hidden pixels (``records``)
 
-Everything but the log is written to a temporary file and renamed (``files``): it is complete or
-absent. Of the log what a checkpoint vouches for is complete.
+Everything but the log is complete or absent (``files``); of the log what a checkpoint vouches for.
 """
 
 from __future__ import annotations
@@ -73,9 +72,7 @@ def refuse_other_configuration(
 def plain_generator(config: RunConfig, name: str = "generator") -> Any:
     """A generator that holds normalised weights themselves, in evaluation mode, on the CPU.
 
-    Args:
-        config: of the run.
-        name: "generator", or MisGAN's "data_generator".
+    ``name``: "generator", or MisGAN's "data_generator".
     """
     net = GENERATORS[name][1](config, spectral=False)
     return net.to(memory_format=torch.channels_last).requires_grad_(False).eval()
@@ -107,8 +104,7 @@ class Run:
         """The configuration; RunError where there is none, or it cannot be read."""
         path = self.folder / "config.json"
         if not path.is_file():
-            like = "give one like results/quick/runs/NAME"
-            raise RunError(f"{self.folder} is not a run directory, it has no config.json: {like}")
+            raise RunError(f"{self.folder} is not a run directory: it has no config.json")
         try:
             return RunConfig.parse(read_json(path), str(path))
         except ConfigurationError as error:
@@ -123,26 +119,19 @@ class Run:
     def record(self) -> dict[str, Any]:
         """Of the training; RunError where it is not done, or the record is of something else."""
         if not self.is_trained:
-            raise RunError(
-                f"{self.folder} is not trained yet: run 'python -m paperlib train' first"
-            )
+            raise RunError(f"{self.folder} is not trained yet: 'python -m paperlib train'")
         record = read_record(path := self.folder / "record.json")
         refuse_other_configuration(path, record.get("config", {}), self.config)
         return record
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """The record of the evaluation, if there is one; RunError where it is damaged."""
+        """Its record, if there is one; RunError where it is damaged."""
         path = self.folder / "evaluation.json"
         return read_record(path) if path.is_file() else None
 
-    # Generators
-
     def generator(self, device: torch.device | str = "cpu", name: str = "generator") -> Any:
-        """The averaged generator, in evaluation mode; RunError where it is missing or altered.
-
-        ``name``: "generator", or MisGAN's "data_generator".
-        """
+        """The averaged generator, in evaluation mode; RunError where it is missing or altered."""
         checksum = self.record.get(f"{name}_checksum", "none")
         return self._load(self.folder / f"{name}.safetensors", checksum, device, name)
 
@@ -175,9 +164,9 @@ class Run:
     ) -> Any:
         for fault in self._file_faults(path, checksum or (path.is_file() and file_checksum(path))):
             raise RunError(f"{fault.path} is {fault.kind}: {fault.what}")
-        G = plain_generator(self.config, name)
-        G.load_state_dict(load_file(path))
-        return G.to(device)
+        net = plain_generator(self.config, name)
+        net.load_state_dict(load_file(path))
+        return net.to(device)
 
     def finish(self, averages: dict[str, nn.Module], about: dict[str, Any]) -> dict[str, Any]:
         """Write the averaged generators, then the record that vouches for all that is left."""
@@ -188,8 +177,6 @@ class Run:
         left = (self.folder / "log.jsonl", *map(self._snapshot_path, self.snapshots))
         files = {p.relative_to(self.folder).as_posix(): file_checksum(p) for p in left}
         return write_record(self.folder / "record.json", about | {"files": files})
-
-    # Log
 
     def log(self) -> list[dict[str, Any]]:
         """One dictionary a line; without a last one that is half-written."""
@@ -203,13 +190,8 @@ class Run:
         with naming_a_full_disk(path), path.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
-    # Checkpoints
-
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
-        """Write ``checkpoint-STEP-CHECKSUM.pt`` and keep the one before, removing all others.
-
-        The log is flushed first: what a checkpoint goes on from has all the lines before it.
-        """
+        """Write ``checkpoint-STEP-CHECKSUM.pt`` and keep the one before; the log is flushed first."""
         log, buffer = self.folder / "log.jsonl", io.BytesIO()
         with naming_a_full_disk(log):
             flush(log)
@@ -224,47 +206,38 @@ class Run:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint that is whole, or None where there is none; the log is cut to it.
 
-        Raises:
-            RunError: there are checkpoints, and all are damaged. Nothing is deleted.
+        Where all are damaged, RunError, and nothing is deleted.
         """
         for path in self._checkpoints():
             content = path.read_bytes()
-            if path.stem.endswith(f"-{_digest(content)}"):
+            if path.stem.endswith(_digest(content)):
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                self._cut_log(state["step"], state.get("log_bytes", 0))
+                self._cut_log(state.get("log_bytes", 0))
                 return state
             warnings.warn(f"{path} is damaged, trying the one before", stacklevel=2)
         if self._checkpoints():
-            raise RunError(
-                f"every checkpoint in {self.folder} is damaged: delete them to begin anew"
-            )
-        self._cut_log(0, 0)
+            raise RunError(f"every checkpoint in {self.folder} is damaged: delete them")
+        self._cut_log(0)
         return None
 
-    def _cut_log(self, step: int, size: int) -> None:
+    def _cut_log(self, size: int) -> None:
         """Drop what was logged after a checkpoint: training writes it again."""
         path = self.folder / "log.jsonl"
-        before = path.read_bytes() if path.exists() else b""
-        write_atomically(path, lambda draft: draft.write_bytes(before[:size]))
-        if len(before) < size or (log := self.log()) and log[-1]["step"] > step:
-            warnings.warn(f"{path} is not as it was at step {step}", stacklevel=3)
+        content = path.read_bytes()[:size] if path.exists() else b""
+        write_atomically(path, lambda draft: draft.write_bytes(content))
 
     def _checkpoints(self) -> list[Path]:
         """The last one first."""
         return sorted(self.folder.glob("checkpoint-*.pt"), reverse=True)
 
-    # Whether all of it belongs together
-
     def faults(self, numbers_only: bool = False) -> Iterator[Fault]:
         """What does not belong together: configuration, record, weights, evaluation, data.
 
-        Args:
-            numbers_only: leave out what no table rests on: log, snapshots, checkpoints.
+        ``numbers_only``: leave out what no table rests on: log, snapshots, checkpoints.
         """
-        trained = self.folder / "record.json"
-        path = self.folder / "config.json"  # then trained
+        path = self.folder / "config.json"  # then the training's
         try:
-            config, path = self.config, trained
+            config, path = self.config, self.folder / "record.json"
             record = self.record
         except RunError as error:
             yield Fault("altered" if path.is_file() else "missing", path, str(error))
@@ -272,18 +245,17 @@ class Run:
         said = {f"{name}.safetensors": record.get(f"{name}_checksum") for name in GENERATORS}
         if not numbers_only:
             said |= record.get("files", {})
-            yield from self._checkpoint_faults()
+            for checkpoint in self._checkpoints():
+                if not checkpoint.stem.endswith(_digest(checkpoint.read_bytes())):
+                    yield Fault("altered", checkpoint, "damaged: delete it")
         for name, checksum in said.items():
             yield from self._file_faults(self.folder / name, checksum)
-        if (record.get("steps"), record.get("seed")) != (config.steps, config.seed):
-            yield Fault("altered", trained, "its steps or seed are not its configuration's")
-        for name in ("evaluation.json", "selection.json"):
-            if (self.folder / name).is_file():
-                yield from self._staleness(self.folder / name, record)
-            elif name == "evaluation.json" and config.corruption != "observed":
-                how = "run 'python -m paperlib evaluate'"
-                yield Fault("missing", self.folder / name, how)
-        yield from data_faults(trained, record, config)
+        for other in (self.folder / "evaluation.json", self.folder / "selection.json"):
+            if other.is_file():
+                yield from self._staleness(other, record)
+            elif other.stem == "evaluation" and config.corruption != "observed":
+                yield Fault("missing", other, "run 'python -m paperlib evaluate'")
+        yield from data_faults(path, record, config)
 
     def _file_faults(self, path: Path, checksum: str | None) -> Iterator[Fault]:
         again = f"delete {self.folder} and train it again"
@@ -291,11 +263,6 @@ class Run:
             yield Fault("missing", path, again)
         elif path.is_file() and file_checksum(path) != checksum:
             yield Fault("altered", path, f"not what record.json describes: {again}")
-
-    def _checkpoint_faults(self) -> Iterator[Fault]:
-        for path in self._checkpoints():
-            if not path.stem.endswith(f"-{_digest(path.read_bytes())}"):
-                yield Fault("altered", path, "damaged: delete it")
 
     def _staleness(self, path: Path, trained: dict[str, Any]) -> Iterator[Fault]:
         """Of a record that rests on the training."""
@@ -305,10 +272,10 @@ class Run:
         except RunError as error:
             yield Fault("altered", path, str(error))
             return
-        weights = record.get("rests_on", {}).get("generator_checksum")
-        if weights != trained.get("generator_checksum"):
+        weights, data = (trained.get(f"{what}_checksum") for what in ("generator", "data"))
+        if record.get("rests_on", {}).get("generator_checksum") != weights:
             yield Fault("stale", path, f"{self.folder} was trained again since: make it again")
-        elif record.get("data_checksum") != trained.get("data_checksum"):
+        elif record.get("data_checksum") != data:
             yield Fault("stale", path, "it was made on other data than the training: make it again")
 
 

@@ -76,17 +76,13 @@ AMONG_SCENES = {
 INCOMPLETE = {  # among scenes, and to be filled in
     "no sign of what is missing": ("x.png", PNG, "nothing says what is missing"),
     "truncated": ("x.png", encoded(holed(), "PNG")[:-900], "truncated"),
-    "animation": ("x.webp", MOVING, "animation of 3 pictures"),
+    "animation": ("x.webp", MOVING, "an animation"),
     "huge": ("x.npy", huge_npy(), "x.npy"),
     "objects": ("x.npy", npy(np.array([{}], dtype=object)), "x.npy"),
-    "complex numbers": (
-        "x.npy",
-        npy(np.ones((32, 32), complex)),
-        "expected uint8, uint16 or float",
-    ),
+    "complex numbers": ("x.npy", npy(np.ones((32, 32), complex)), "of complex128"),
     "another number of bands": ("x.npy", npy(np.full((32, 32, 5), np.nan)), "x.npy"),
     "all missing": ("x.npy", npy(np.full((32, 32, 3), np.nan)), "nothing at all is observed"),
-    "several pages": ("x.tif", PAGES, "several pages"),
+    "several pages": ("x.tif", PAGES, "expected one page"),
 }
 ARCHIVES = {
     "celeba": ("faces.zip", b"<html>", "not a zip"),
@@ -138,7 +134,7 @@ KEYS_OF_SCENES = {
     "complete images": {"method": "paired"},
     "observed": {"corruption": "one_patch"},
     "missing_value": {"missing": "mask", "missing_value": 0},
-    "0.mask.png is missing": {"missing": "mask"},
+    "give 0.mask.png": {"missing": "mask"},
     "no pixel is missing": {"make": lambda i: photo(i).convert("RGBA")},
     "all masks are equal": {"make": lambda i: holed(), "fit": "resize"},
 }
@@ -150,7 +146,7 @@ PROFILES = {
     "matrix: {method: both}": "'matrix' must map",
     "matrix: {steps: [1, 2]}": "two runs",
     "overrides: [both]": "'overrides' must map",
-    "overrides: {one_patch: {}}": "one_patch, which is not in the matrix",
+    "overrides: {one_patch: {nz: 1}}": "one_patch, which is not in the matrix",
 }
 
 
@@ -191,7 +187,7 @@ ON_DISK = {
     "record cut": ("run/record.json", cut, FILL, "record.json is damaged"),
     "record edited": ("run/record.json", edited(seconds=1), FILL, "record.json was altered"),
     "weights gone": ("run/generator.safetensors", Path.unlink, FILL, "is missing"),
-    "a bit of the weights": ("run/generator.safetensors", flipped, FILL, "not the file"),
+    "a bit of the weights": ("run/generator.safetensors", flipped, FILL, "is altered"),
     "evaluation edited": (f"{RUN}/evaluation.json", edited(seed=1), "tables tiny.yaml", "altered"),
     "another configuration": (
         f"{RUN}/config.json",
@@ -229,7 +225,7 @@ COMMANDS = {
     "train smoke --set steps=[": "not valid YAML",
     "train smoke --set nokey=1": "unknown key 'nokey'",
     f"{SELECT} lambda_z": "expected KEY=V1,V2,...",
-    f"{SELECT} lambda_z=": "lambda_z",
+    f"{SELECT} lambda_z=": "expected KEY=V1,V2,...",
     f"{SELECT} nz=1 nz=2": "each key once",
     f"{SELECT} nokey=1": "unknown key 'nokey'",
     f"{SELECT} size=16,32": "size cannot vary",

@@ -27,12 +27,10 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-try:  # TODO while the rooms are being built
-    import paperlib.beyond  # noqa: F401, its method and its data set have names too
-except ImportError:
-    pass
+import paperlib.beyond  # noqa: F401, its method and its data set have names too
 from paperlib import paths
 from paperlib.config import RunConfig
+from paperlib.data.prepare import prepare
 
 N_IMAGES = 60
 
@@ -80,8 +78,6 @@ def tiny_config(image_folder) -> RunConfig:
 @pytest.fixture(scope="session")
 def prepared_once(tiny_config, tmp_path_factory) -> Path:
     """A data folder in which the data set of ``tiny_config`` is prepared. Not to be changed."""
-    from paperlib.data.prepare import prepare
-
     root = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "DATA", root)

@@ -15,7 +15,9 @@ from paperlib import paths, seeds
 from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.core.corruption import corrupt, mask_law
 from paperlib.core.models import LatentNorm, SelfAttention
-from paperlib.records import write_json
+from paperlib.data.prepare import load_prepared
+from paperlib.records import file_checksum, write_json
+from paperlib.run import Run
 
 B, SIZE, NZ = 4, 16, 8
 
@@ -115,8 +117,6 @@ def weights(run: Path) -> dict[str, bytes]:
 
 
 def log_without_times(run: Path) -> list[dict]:
-    from paperlib.run import Run
-
     lines = Run(run).log()
     assert lines and all(line.keys() >= TIMES for line in lines)
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
@@ -130,8 +130,6 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 def put_garbage_under_the_missing_pixels(config: RunConfig, rows: np.ndarray, rng) -> int:
     """Overwrite what the masks hide in the prepared images; return how many pixels that were."""
-    from paperlib.data.prepare import load_prepared
-
     data = load_prepared(config.data)
     images = np.load(data.folder / "images.npy", mmap_mode="r+")
     law = mask_law(config.corruption)
@@ -168,14 +166,16 @@ def write_run(
     profile: str,
     config: RunConfig,
     metrics: dict[str, float],
-    checksum: str = "abc",
     spread: float = 0.1,
     **more: Any,
 ) -> Path:
-    """The made-up records of a trained and evaluated run; its folder."""
+    """The made-up directory of a trained and evaluated run; its folder."""
     run = paths.runs(profile) / config.name
-    about = {"config": config.model_dump(), "data_checksum": "def"}
-    write_json(run / "record.json", about | {"generator_checksum": "abc"})
+    write_json(run / "config.json", config.model_dump())
+    (run / "generator.safetensors").write_bytes(b"weights")
+    checksum = file_checksum(run / "generator.safetensors")
+    about = {"config": config.model_dump(), "data_checksum": "def", "seed": config.seed}
+    write_json(run / "record.json", about | {"generator_checksum": checksum, "steps": config.steps})
     record = about | {
         "rests_on": {"generator_checksum": checksum},
         "metrics": measured(metrics, spread),

@@ -11,19 +11,15 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from bad_input import FAILS_ON_AN_IMAGE, JPEG, MOVING, RUN, cases, photos
+from bad_input import FAILS_ON_AN_IMAGE, RUN, cases
 from helpers import changed
-from image_files import encoded, holed, photo
-from PIL import Image, ImageOps
+from image_files import holed
 
 from paperlib import paths
 from paperlib.__main__ import main
 from paperlib.config import RunConfig
-from paperlib.data.prepare import load_prepared
-from paperlib.profiles import load_profile
 from paperlib.records import write_record
 from paperlib.training.loop import train
 
@@ -90,30 +86,6 @@ def test_bad_input_is_named_in_one_line_and_leaves_no_trace(place, capsys, name)
         made = ("data", "results")
         after = {p: h for p, h in after.items() if p in before or p.split("/")[0] not in made}
     assert after == before
-
-
-# What is odd and yet legal
-
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
-LEGAL = {
-    "JPEG called .png": ("x.png", JPEG, photo()),
-    "CMYK": ("x.jpg", encoded(photo().convert("CMYK")), photo()),
-    "turned by EXIF": ("x.jpg", encoded(photo(), exif=TURNED), photo().rotate(-90, expand=True)),
-    "animation, its first picture": ("x.webp", MOVING, photo()),
-}
-
-
-@pytest.mark.parametrize("name", LEGAL)
-def test_odd_photograph_is_read_properly(place, name):
-    file, content, expected = LEGAL[name]
-    photos(split="file", size=32)
-    (place / "images" / file).write_bytes(content)
-    assert main(["prepare", "mine.yaml"]) == 0
-    data = load_prepared(load_profile("mine.yaml")[0].data)
-    levels = data.images()[list(data.manifest["ids"]).index(file)].astype(float)
-    fitted = ImageOps.fit(expected, (32, 32), Image.Resampling.BOX)
-    assert np.abs(levels - np.asarray(fitted, float)).mean() < 6  # JPEG's loss
 
 
 @pytest.mark.parametrize("fault", [TypeError, KeyError, RuntimeError])

@@ -121,12 +121,12 @@ def test_select_trains_scores_and_lists_the_best_first(tiny_profile, capsys):
     assert main(["select", tiny_profile, "--run", BOTH, "lambda_z=0.5,2", "steps=1"]) == 0
     *_, first, second, best = capsys.readouterr().out.splitlines()
     folder = paths.RESULTS / "tiny" / "selection" / BOTH
-    listed = [line.split()[-1] for line in (first, second)]
+    listed = [line.split()[0] for line in (first, second)]
     assert set(listed) == {"lambda_z=0.5-steps=1", "lambda_z=2-steps=1"}
     assert best == f"best: {listed[0]}; records in {folder}"
     records = [read_json(folder / name / "selection.json") for name in listed]
     scores = [record["scores"]["energy"]["value"] for record in records]
-    assert scores == sorted(scores) and float(first.split()[0]) == round(scores[0], 4)
+    assert scores == sorted(scores) and f"{scores[0]:.4f}" in first
     assert not paths.runs("tiny").exists()  # the runs of the profile are others
 
 

@@ -25,8 +25,6 @@ from paperlib.core.corruption import (
     CORRUPTIONS,
     DropPixel,
     Patch,
-    composite,
-    corrupt,
     recover_mask,
 )
 from paperlib.data.sources import decode
@@ -131,24 +129,6 @@ def test_masks_of_any_law_are_what_they_promise(law, size, n, seed):
         assert torch.equal(fixed[0], fixed[2])  # of one image, whatever its place
 
 
-shapes = st.lists(st.integers(0, 4), max_size=5).map(tuple)
-
-
-@given(shapes, shapes, st.booleans())
-def test_mask_of_any_shape_fits_or_is_refused(of_x, of_m, fitting):
-    if fitting and len(of_x) == 4:
-        of_m = (of_x[0], 1, *of_x[2:])
-    x, m = torch.full(of_x, math.nan), torch.zeros(of_m)
-    for function in (lambda: corrupt(x, m, 0.5), lambda: composite(torch.full(of_x, 0.5), x, m)):
-        try:
-            filled = function()
-        except ValueError as error:
-            assert_one_line(error)
-            assert len(of_x) != 4 or of_m != (of_x[0], 1, *of_x[2:])
-        else:
-            assert filled.shape == x.shape and (filled == 0.5).all()
-
-
 floats = st.one_of(
     st.floats(), st.floats(-1, 1), st.integers(0, 255).map(lambda u8: u8 / 127.5 - 1), st.just(0.0)
 )
@@ -240,6 +220,7 @@ def test_incomplete_image_is_read_or_refused_by_its_name(scratch, file, rule):
         assert np.isfinite(image.values[image.observed].astype(float)).all()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @given(image_files())
 def test_photograph_is_read_or_refused(file):
     try:

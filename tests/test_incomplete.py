@@ -1,10 +1,13 @@
-"""Incomplete images: the ways to say what is missing, values kept as stored, and bad files."""
+"""Incomplete images: the ways to say what is missing, values kept as stored, and odd files.
+
+The commands' answers to bad files are in test_bad_input, those to random ones in test_fuzz.
+"""
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,9 @@ from holed_images import holes, picture, write
 from PIL import Image, ImageOps
 
 from paperlib.beyond.incomplete_files import (
-    image_header,
+    MAX_PIXELS,
     incomplete_files,
+    read_file,
     read_incomplete,
     write_image,
 )
@@ -32,7 +36,7 @@ def write_mask(path: Path, observed: np.ndarray = OBSERVED, **options) -> Path:
 
 
 def png(shape: tuple[int, int], depth: int, colour: int, data: bytes, *chunks) -> bytes:
-    """A PNG by hand, of any depth, with any claim about its (height, width), and more chunks."""
+    """A PNG by hand, of any depth and (height, width), and with more chunks."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + content))
@@ -62,3 +66,197 @@ def complaint(path: Path, *options, **more) -> str:
 
 WAYS = {"alpha": (".png", ".tif"), "mask": (".png", ".tif", ".npy"), "nan": (".npy", ".tif")}
 WAYS["value"] = WAYS["mask"]
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("way, suffix", [(way, s) for way, known in WAYS.items() for s in known])
+def test_every_way_to_say_what_is_missing_gives_the_same(tmp_path, way, suffix, bands):
+    values = picture(bands=bands)
+    path = write(tmp_path / f"a{suffix}", values, way)
+    value = 0 if way == "value" else None
+    for asked in ("auto", way):
+        image = read_incomplete(path, asked, value)
+        assert image.rule == way and np.array_equal(image.observed, OBSERVED)
+        assert image.values.shape == values.shape
+        assert np.array_equal(image.values[OBSERVED], values[OBSERVED])
+
+
+def test_webp_with_alpha(tmp_path):
+    assert np.array_equal(read_incomplete(write(tmp_path / "a.webp", picture())).observed, OBSERVED)
+
+
+def test_what_counts_as_missing_in_a_pixel(tmp_path):
+    values = np.dstack([picture(), np.where(OBSERVED, 1, 0).astype(np.uint8)])
+    Image.fromarray(values).save(tmp_path / "a.png")  # nearly transparent: observed
+    assert np.array_equal(read_incomplete(tmp_path / "a.png").observed, OBSERVED)
+    floats = np.where(OBSERVED[..., None], picture(dtype=np.float32), np.float32(np.nan))
+    floats[0, 1, 1] = np.nan  # in one band: missing
+    floats[0, 2, 1] = -0.1  # the value in one band: observed
+    expected = OBSERVED.copy()
+    expected[0, 1] = False
+    np.save(path := tmp_path / "a.npy", floats)
+    assert np.array_equal(read_incomplete(path).observed, expected)
+    assert read_incomplete(path, missing_value=np.nan).rule == "nan"
+    np.save(path, np.nan_to_num(floats, nan=-0.1))
+    assert np.array_equal(read_incomplete(path, missing_value=-0.1).observed, OBSERVED)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "RGB"])
+def test_mask_may_be_of_any_kind_of_png(tmp_path, mode):
+    write_image(tmp_path / "a.png", picture())
+    levels = np.where(OBSERVED, 65535, 0).astype(np.uint16)
+    mask = Image.fromarray(levels if mode == "I;16" else (levels >> 8).astype(np.uint8))
+    mask.convert(mode).save(tmp_path / "a.mask.png")
+    assert np.array_equal(read_incomplete(tmp_path / "a.png").observed, OBSERVED)
+
+
+def test_the_first_of_mask_alpha_and_nan_is_taken_unless_one_is_asked_for(tmp_path):
+    observed = {rule: np.ones((H, W), bool) for rule in ("nan", "mask", "alpha")}
+    for column, seen in enumerate(observed.values()):
+        seen[0, [0, column]] = False
+    values = np.where(observed["nan"][..., None], picture(dtype=np.float32), np.float32(np.nan))
+    path = write_mask(tmp_path / "a.tif", observed["mask"])
+    both = np.dstack([values, observed["alpha"].astype(np.float32)])
+    tifffile.imwrite(path, both, photometric="rgb", extrasamples=["unassalpha"])
+    for rule, seen in observed.items():
+        assert np.array_equal(read_incomplete(path, rule).observed, seen)
+    assert read_incomplete(path).rule == "mask"
+    (tmp_path / "a.mask.png").unlink()
+    assert read_incomplete(path).rule == "alpha"
+    write_image(path, values)
+    assert read_incomplete(path).rule == "nan"
+    write_image(path, np.nan_to_num(values))
+    assert "nothing says what is missing" in complaint(path)
+
+
+# Upright
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_turned_images_and_masks_are_read_as_people_see_them(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write_mask(tmp_path / f"a{suffix}", exif=exif)
+    Image.fromarray(picture()).save(path, exif=exif, lossless=True)
+    image = read_incomplete(path)
+    seen, observed = (
+        np.asarray(ImageOps.exif_transpose(Image.open(file)))
+        for file in (path, tmp_path / "a.mask.png")
+    )
+    assert np.array_equal(image.values, seen) and np.array_equal(image.observed, observed)
+    assert read_file(path, MAX_PIXELS, header_only=True) == (seen.shape[:2], np.uint8)
+
+
+# Values
+
+BITS = (np.uint8, np.uint16)
+WRITTEN = [
+    (".webp", 3, np.uint8),
+    *[(".png", bands, dtype) for bands in (1, 3) for dtype in BITS],
+    *[(".tif", bands, dtype) for bands in (1, 3, 5) for dtype in (*BITS, np.float32)],
+    *[(".npy", bands, dtype) for bands in (1, 2, 16) for dtype in (*BITS, np.float64)],
+]
+
+
+@pytest.mark.parametrize("suffix, bands, dtype", WRITTEN)
+def test_what_is_written_is_read_back_to_the_bit(tmp_path, suffix, bands, dtype):
+    values = picture(bands=bands, dtype=dtype)
+    path = write(tmp_path / f"a{suffix}", values, "mask")
+    image = read_incomplete(path)
+    assert image.values.dtype == dtype and image.values.shape == values.shape
+    assert image.values.tobytes() == values.tobytes()
+    assert read_file(path, MAX_PIXELS, header_only=True) == ((H, W), dtype)
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, "a.mask.png"}
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_16_bit_png_with_and_without_alpha_is_not_made_8_bits(tmp_path, bands):
+    values = picture(bands=bands, dtype=np.uint16)
+    write_mask(tmp_path / "a.png").write_bytes(png_16(values))
+    assert np.array_equal(read_incomplete(tmp_path / "a.png").values, values)
+    alpha = np.where(OBSERVED, 65535, 0)
+    (tmp_path / "b.png").write_bytes(png_16(np.dstack([values, alpha])))
+    image = read_incomplete(tmp_path / "b.png")
+    assert image.rule == "alpha" and np.array_equal(image.observed, OBSERVED)
+    assert np.array_equal(image.values, values)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("bands", [2, 4, 16])
+def test_multi_band_tiff_planar_and_interleaved(tmp_path, bands, planar):
+    path, values = write_mask(tmp_path / "a.tif"), picture(bands=bands, dtype=np.uint16)
+    stored = values if planar == "contig" else np.moveaxis(values, 2, 0)
+    about = {"photometric": "minisblack", "planarconfig": planar, "byteorder": ">"}
+    tifffile.imwrite(path, stored, **about)
+    assert np.array_equal(read_incomplete(path).values, values)
+    write_image(path, values)
+    with tifffile.TiffFile(path) as file:
+        assert len(file.pages) == 1 and file.pages[0].shape == (H, W, bands)
+
+
+def test_what_does_not_matter(tmp_path):
+    first, second = (picture(seed=k) for k in (0, 1))
+    path = write_mask(tmp_path / "a.jpg")  # a camera's, with a second picture
+    pair = [Image.fromarray(values) for values in (first, second)]
+    pair[0].save(path, "MPO", save_all=True, append_images=pair[1:])
+    assert np.array_equal(read_incomplete(path).values, np.asarray(Image.open(path)))
+    pair[0].save(path, exif=b"Exif\0\0II*\0\xff\xff\xff")  # damaged
+    assert read_incomplete(path).values.shape == (H, W, 3)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:  # a smaller copy
+        file.write(first, photometric="rgb")
+        file.write(first[::2, ::2], photometric="rgb", subfiletype=1)
+    assert np.array_equal(read_incomplete(tmp_path / "a.tif").values, first)
+    floats = np.where(OBSERVED[..., None], picture(dtype=np.float32), np.float32(np.inf))
+    np.save(tmp_path / "a.npy", floats)  # infinite where missing
+    assert np.array_equal(read_incomplete(tmp_path / "a.npy").values, floats)
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    "name", ["two words.png", "Überschrift 图像.png", "dots.in.it.PNG", "$.tif"]
+)
+def test_images_of_a_folder_are_found_whatever_their_names(tmp_path, name):
+    (folder := tmp_path / "Größe 1").mkdir()
+    for other in ("b.mask.png", "notes.txt", "c.npy", "a.JPG"):
+        (folder / other).touch()
+    (folder / "folder.png").mkdir()
+    for dtype in BITS:
+        path = write(folder / name, picture(dtype=dtype), "mask")
+        assert incomplete_files(tmp_path) == sorted([path, folder / "a.JPG", folder / "c.npy"])
+        assert np.array_equal(read_incomplete(path).observed, OBSERVED)
+
+
+def test_image_that_is_complete_or_does_not_say_what_is_missing(tmp_path):
+    write_image(path := tmp_path / "a.png", picture())
+    assert "nothing says what is missing" in complaint(path)
+    assert read_incomplete(path, "nan").observed.all()
+    assert read_incomplete(path, missing_value=0).observed.all()
+    assert read_incomplete(write_mask(path, np.ones((H, W), bool)), "mask").observed.all()
+    assert "max_pixels" in complaint(path, max_pixels=H * W - 1)
+    assert read_incomplete(path, max_pixels=H * W).values.shape == (H, W, 3)
+
+
+def saved(mode: str = "RGB", **options):
+    return lambda path: Image.fromarray(picture()).convert(mode).save(path, **options)
+
+
+ODD = [
+    ("a.gif", saved("P"), "unknown suffix '.gif'"),
+    ("a.png", saved(transparency=(7, 8, 9)), "one picture in grey or RGB"),
+    ("a.png", saved("P"), "one picture in grey or RGB"),
+    ("a.jpg", saved("CMYK"), "CMYK"),
+    ("a.tif", saved("CMYK"), "SEPARATED"),
+    *[("a.tif", saved(compression="tiff_lzw"), "imagecodecs")] * (find_spec("imagecodecs") is None),
+    ("a.npy", lambda path: np.save(path, np.zeros((H, W, 17))), "(20, 24, 17)"),
+    ("a.npy", lambda path: np.save(path, np.full((H, W), np.inf)), "NaN or infinite"),
+    ("a.png", lambda path: None, "No such file"),
+]
+
+
+@pytest.mark.parametrize("name, save, part", ODD)
+def test_what_is_odd_is_refused_and_what_is_wrong_is_said(tmp_path, name, save, part):
+    save(path := write_mask(tmp_path / name))
+    assert part in complaint(path)

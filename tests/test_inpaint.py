@@ -246,18 +246,6 @@ def test_tiles_are_put_where_they_were_taken_from_and_share_one_z(sides, monkeyp
     assert torch.equal(reconstruct_tiled(waves, y, m, Z, 16), expected)
 
 
-def test_borders_of_tiles_hardly_show_inside_the_image():
-    def framed(y, m, z):
-        tile = torch.full_like(y, -1)
-        tile[..., 4:-4, 4:-4] = 1
-        return tile
-
-    y, m = observation(50, 70)
-    filled = reconstruct_tiled(Stub(framed, border=4), y, m, Z, 32)
-    assert filled[:, 4:-4, 4:-4].min() > 0.95
-    assert filled[:, :4].max() < 0  # no other tile knows more there
-
-
 def test_beside_small_images_pixels_are_missing():
     y, m = observation(5, 7)
     marked = Stub(lambda y, m, z: torch.full_like(y, m.sum()))  # how much the tile observes

@@ -6,80 +6,49 @@ import math
 
 import pytest
 import torch
+from helpers import Recorder, mean_score
+from torch import nn
 
-from paperlib.losses import (
+from paperlib import seeds
+from paperlib.core.losses import (
     ADVERSARIAL,
-    Latent,
+    gradient_penalty,
     kl_to_standard_normal,
     latent_error,
     observation_error,
 )
+from paperlib.core.models import SelfAttention
 
 SCORES = torch.tensor([-2.0, 0.5, 3.0])
+P = [1 / (1 + math.exp(-d)) for d in SCORES.tolist()]  # D's probability of "real", in minimax
 
 
-def test_hinge_by_hand():
-    hinge = ADVERSARIAL["hinge"]
-    assert hinge.real(SCORES).item() == pytest.approx((3 + 0.5 + 0) / 3)  # max(0, 1 - d)
-    assert hinge.fake(SCORES).item() == pytest.approx((0 + 1.5 + 4) / 3)  # max(0, 1 + d)
-    assert hinge.generator(SCORES).item() == pytest.approx(-(-2 + 0.5 + 3) / 3)
-
-
-def test_minimax_by_hand():
-    minimax = ADVERSARIAL["minimax"]
-    p = [1 / (1 + math.exp(-d)) for d in SCORES.tolist()]  # D's probability of "real"
-    assert minimax.real(SCORES).item() == pytest.approx(-sum(map(math.log, p)) / 3)
-    assert minimax.fake(SCORES).item() == pytest.approx(-sum(math.log(1 - q) for q in p) / 3)
+@pytest.mark.parametrize("name, real, fake, generator", [
+    ("hinge", 3 + 0.5 + 0, 0 + 1.5 + 4, 2 - 0.5 - 3),  # max(0, 1 - d), max(0, 1 + d), -d
     # non-saturating: G raises log D rather than lowering log(1 - D)
-    assert minimax.generator(SCORES).item() == pytest.approx(-sum(map(math.log, p)) / 3)
+    ("minimax", -sum(map(math.log, P)), -sum(math.log(1 - p) for p in P), -sum(map(math.log, P))),
+    ("least_squares", 9 + 0.25 + 4, 4 + 0.25 + 9, 9 + 0.25 + 4),
+])  # fmt: skip
+def test_adversarial_games_by_hand(name, real, fake, generator):
+    adv = ADVERSARIAL[name]
+    found = [loss(SCORES).item() for loss in (adv.real, adv.fake, adv.generator)]
+    assert found == pytest.approx([real / 3, fake / 3, generator / 3])
 
 
 def test_minimax_does_not_overflow_where_d_is_sure():
     minimax, sure = ADVERSARIAL["minimax"], torch.tensor([-200.0])
-    assert minimax.real(sure).item() == pytest.approx(200)
-    assert minimax.generator(sure).item() == pytest.approx(200)
-    assert minimax.fake(-sure).item() == pytest.approx(200)
+    found = [minimax.real(sure), minimax.generator(sure), minimax.fake(-sure)]
+    assert [loss.item() for loss in found] == pytest.approx([200] * 3)
 
 
-def test_least_squares_by_hand():
-    squares = ADVERSARIAL["least_squares"]
-    assert squares.real(SCORES).item() == pytest.approx((9 + 0.25 + 4) / 3)
-    assert squares.fake(SCORES).item() == pytest.approx((4 + 0.25 + 9) / 3)
-    assert squares.generator(SCORES).item() == pytest.approx((9 + 0.25 + 4) / 3)
-
-
-@pytest.mark.parametrize("name", list(ADVERSARIAL))
-def test_d_and_g_pull_in_opposite_directions(name):
-    adv, d = ADVERSARIAL[name], torch.zeros(4)
-    gradient = {
-        side: torch.func.grad(getattr(adv, side))(d) for side in ("real", "fake", "generator")
-    }
-    assert (gradient["real"] < 0).all()  # descending raises the score of real observations
-    assert (gradient["generator"] < 0).all()  # G wants its own raised
-    if name == "least_squares":  # its fakes are to score 0
-        gradient["fake"] = torch.func.grad(adv.fake)(d + 0.1)
-    assert (gradient["fake"] > 0).all()  # D wants them lowered
-
-
-def observations() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """y^, y (2, 3, 1, 2) and m (2, 1, 1, 2), with 3 of the 4 pixels observed."""
+@pytest.mark.parametrize("norm, total", [("l2", 1 + 4 + 9 + 16), ("l1", 1 + 2 + 3 + 4)])
+def test_observation_error_is_a_mean_over_observed_entries(norm, total):
     m = torch.tensor([[1.0, 1.0], [1.0, 0.0]]).view(2, 1, 1, 2)
-    y = torch.zeros(2, 3, 1, 2)
-    y_hat = torch.zeros(2, 3, 1, 2)
+    y, y_hat = torch.zeros(2, 2, 3, 1, 2)
     y_hat[0, :, 0, 0] = torch.tensor([1.0, 2.0, -3.0])
     y_hat[1, 0, 0, 0] = 4.0
-    return y_hat, y, m
-
-
-def test_observation_error_is_a_mean_over_observed_entries():
-    y_hat, y, m = observations()
     # 3 observed pixels of 3 channels, over the whole batch; not the 12 entries, not 3 pixels
-    assert observation_error(y_hat, y, m).item() == pytest.approx((1 + 4 + 9 + 16) / 9)
-
-
-def test_observation_error_as_l1():
-    y_hat, y, m = observations()
-    assert observation_error(y_hat, y, m, "l1").item() == pytest.approx((1 + 2 + 3 + 4) / 9)
+    assert observation_error(y_hat, y, m, norm).item() == pytest.approx(total / 9)
 
 
 def test_latent_error_by_hand():
@@ -94,24 +63,71 @@ def test_kl_by_hand():
     assert kl_to_standard_normal(mean, log_variance).item() == pytest.approx(expected)
 
 
-def test_kl_is_that_of_torch_distributions():
-    mean, log_variance = torch.randn(2, 5, 3).unbind()
-    ours = kl_to_standard_normal(mean, log_variance)
-    normal = torch.distributions.Normal
-    theirs = torch.distributions.kl_divergence(
-        normal(mean, (0.5 * log_variance).exp()), normal(torch.zeros(()), torch.ones(()))
-    )
-    assert ours.item() == pytest.approx(theirs.mean().item(), rel=1e-5)
+# The gradient penalty
 
 
-def test_reparameterised_sample_by_hand():
-    latent = Latent(torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, 2 * math.log(3.0)]]))
-    noise = torch.tensor([[0.5, 2.0]])
-    assert torch.allclose(latent.sample(noise), torch.tensor([[1.5, 5.0]]))
+@pytest.fixture
+def double():
+    """float64 everywhere, for differences."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
-def test_gradient_reaches_mean_and_log_variance_through_the_sample():
-    mean, log_variance = (torch.zeros(1, 2, requires_grad=True) for _ in range(2))
-    Latent(mean, log_variance).sample(torch.tensor([[2.0, -4.0]])).sum().backward()
-    assert torch.equal(mean.grad, torch.ones(1, 2))
-    assert torch.equal(log_variance.grad, torch.tensor([[1.0, -2.0]]))  # noise * exp(0) / 2
+def real_and_fake() -> torch.Tensor:
+    """Two batches, (2, 3, 3, 4, 4)."""
+    return torch.rand(2, 3, 3, 4, 4, generator=seeds.generator("pair")) * 2 - 1
+
+
+def penalty(critic, pair, seed=0) -> torch.Tensor:
+    return gradient_penalty(critic, *pair, seeds.generator("gp", seed))
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.25, 1.0, 3.0])
+def test_gradient_penalty_of_a_linear_critic_is_that_of_its_norm(norm):
+    w = torch.randn(3 * 4 * 4, generator=seeds.generator("w"))
+    w *= norm / w.norm()
+    found = penalty(lambda u: u.flatten(1) @ w, real_and_fake())
+    assert found.shape == () and found.item() == pytest.approx((norm - 1) ** 2, abs=1e-5)
+
+
+def test_gradient_penalty_is_a_mean_over_images():
+    # The slope at u is u itself; |u| is 2 at the first image and 0.5 at the two others.
+    u = torch.zeros(3, 3, 4, 4)
+    u[:, 0, 0, 0] = torch.tensor([2.0, 0.5, 0.5])
+    found = penalty(lambda v: v.square().sum((1, 2, 3)) / 2, (u, u))
+    assert found.item() == pytest.approx((1 + 0.25 + 0.25) / 3)
+
+
+def test_points_of_the_gradient_penalty_lie_between_real_and_fake_where_the_generator_says(double):
+    shares = []
+    real, fake = pair = real_and_fake()
+    for global_seed, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(global_seed)
+        critic = Recorder(mean_score)
+        penalty(critic, pair, seed)
+        share = ((critic.calls[0][0] - real) / (fake - real)).flatten(1).detach()
+        assert (share.std(1) < 1e-6).all()  # one share an image
+        shares.append(share[:, 0])
+        assert (shares[-1] > 0).all() and (shares[-1] < 1).all() and shares[-1].std() > 0.01
+    assert torch.equal(shares[0], shares[1]) and not torch.equal(shares[1], shares[2])
+
+
+@pytest.mark.parametrize("name", ["0.query_key.weight", "0.gamma", "2.weight"])
+def test_gradient_of_the_penalty_equals_finite_differences_of_it(double, name):
+    torch.manual_seed(0)
+    layers = [SelfAttention(3, spectral=False), nn.Flatten(), nn.Linear(48, 1), nn.Softplus()]
+    critic = nn.Sequential(*layers, nn.Flatten(0))
+    nn.init.constant_(critic[0].gamma, 0.7)
+    pair = real_and_fake().requires_grad_()
+    parameter, step, values = critic.get_parameter(name), 1e-6, []
+    penalty(critic, pair).backward()
+    place = parameter.grad.abs().flatten().argmax()
+    for move in (step, -2 * step):
+        with torch.no_grad():
+            parameter.view(-1)[place] += move
+        values.append(penalty(critic, pair).item())
+    expected = (values[0] - values[1]) / (2 * step)
+    assert abs(expected) > 1e-4
+    assert parameter.grad.flatten()[place].item() == pytest.approx(expected, rel=1e-5)
+    assert pair.grad is None  # the images learn nothing from it

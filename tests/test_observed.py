@@ -18,7 +18,6 @@ from paperlib.data.datasets import CompleteImages, Observations, PairedCompleteI
 from paperlib.data.prepare import load_prepared, prepare
 from paperlib.data.sources import open_source
 from paperlib.errors import DataError
-from paperlib.profiles import load_profile
 from paperlib.training.loop import train
 
 SIZE = 16
@@ -184,8 +183,3 @@ def test_a_description_counts_and_tests(folder, dependent):
     assert f"{2 * SIZE - 1} of {SIZE**2} pixels are observed in no image" in text  # and row 0
     assert "no method can learn" in text
     assert ("look dependent" in text) == dependent
-
-
-def test_the_profile_of_the_repository_is_one_of_incomplete_images():
-    (run,) = load_profile("clouds")
-    assert (run.dataset, run.corruption) == ("incomplete", "observed")

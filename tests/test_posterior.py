@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paperlib import seeds
 from paperlib.beyond.posterior import (
-    Mixture,
+    Gaussian,
     condition,
     distances_to_posterior,
     random_field,
@@ -19,7 +19,7 @@ from paperlib.beyond.posterior import (
 )
 from paperlib.core.corruption import DropPixel
 
-ONE, TWO = random_field(4), random_field(4, modes=2)
+FIELD = random_field(4)
 
 
 def doubles(values) -> Tensor:
@@ -31,19 +31,10 @@ def as_images(values) -> Tensor:
     return doubles(values)[:, None, None]
 
 
-def field_of(weights, means, covariances) -> Mixture:
-    """A prior on a grid of one row."""
-    shape, missing = (1, len(means[0])), torch.ones(1, len(means[0]), dtype=torch.bool)
-    return Mixture(shape, doubles([weights]), doubles([means]), doubles([covariances]), missing)
-
-
-def pair(r: float) -> Mixture:
-    """Two pixels of variance 1 and correlation r."""
-    return field_of([1.0], [[0.0, 0.0]], [[[1.0, r], [r, 1.0]]])
-
-
-def normal_density(y: float, mean: float, variance: float) -> float:
-    return math.exp(-((y - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+def pair(r: float) -> Gaussian:
+    """Two pixels of variance 1 and correlation r, a grid of one row."""
+    covariance = doubles([[[1.0, r], [r, 1.0]]])
+    return Gaussian((1, 2), doubles([[0, 0]]), covariance, torch.ones(1, 2, dtype=torch.bool))
 
 
 def exactly(values) -> object:
@@ -75,66 +66,36 @@ def test_all_observed_leaves_no_doubt():
     assert torch.equal(samples, as_images([[0.1, -2.0]]).expand(5, 1, 1, 1, 2))
 
 
-def test_weights_follow_from_bayes_rule():
-    # The parts differ in the mean and in the variance of the pixel that is observed.
-    eye = [[1.0, 0.0], [0.0, 1.0]]
-    field = field_of([0.3, 0.7], [[1.0, 0.0], [-1.0, 5.0]], [eye, [[4.0, 1.0], [1.0, 1.0]]])
-    y = 0.4
-    exact = condition(field, as_images([[y, 0.0]]), as_images([[1.0, 0.0]]))
-    likelihood = [normal_density(y, 1, 1), normal_density(y, -1, 4)]
-    joint = np.array([0.3, 0.7]) * likelihood
-    assert exact.weights[0].numpy() == exactly(joint / joint.sum())
-    # mean mu + c / v (y - mu), variance 1 - c^2 / v
-    assert exact.means[0].numpy() == exactly([[y, 0], [y, 5 + (y + 1) / 4]])
-    assert exact.covariances[0, :, 1, 1].numpy() == exactly([1, 1 - 1 / 4])
-
-
 # A second implementation
 
 
-def conditioned_by_index_sets(field: Mixture, y: np.ndarray, seen: np.ndarray):
-    """Weights, means and covariances of the missing entries of one observation, plainly."""
-    o, u = np.flatnonzero(seen), np.flatnonzero(~seen)
-    joint, means, covariances = [], [], []
-    for weight, mu, C in zip(
-        *(t[0].numpy() for t in (field.weights, field.means, field.covariances)), strict=True
-    ):
-        inverse = np.linalg.inv(C[np.ix_(o, o)])
-        r = y[o] - mu[o]
-        means.append(mu[u] + C[np.ix_(u, o)] @ inverse @ r)
-        covariances.append(C[np.ix_(u, u)] - C[np.ix_(u, o)] @ inverse @ C[np.ix_(o, u)])
-        _, logarithm = np.linalg.slogdet(2 * np.pi * C[np.ix_(o, o)])
-        joint.append(np.log(weight) - r @ inverse @ r / 2 - logarithm / 2)
-    joint = np.exp(np.array(joint) - max(joint))
-    return joint / joint.sum(), np.array(means), np.array(covariances)
-
-
-@pytest.mark.parametrize("modes", [1, 2])
-def test_posterior_equals_a_plain_implementation_with_index_sets(modes):
-    field = random_field(5, modes)
+def test_posterior_equals_a_plain_implementation_with_index_sets():
+    field = random_field(5)
+    C = field.covariance[0].numpy()
     y = field.sample(12, seeds.generator("y"))[:, 0]
     m = (torch.rand(y.shape, generator=seeds.generator("m")) < 0.4).float()
     m[0], m[1] = 0, 1
     exact = condition(field, y, m)
     for b in range(len(y)):
         seen, flat = m[b].flatten().numpy() > 0, y[b].flatten()
-        weights, means, covariances = conditioned_by_index_sets(field, flat.numpy(), seen)
-        C = exact.covariances[b]
-        assert exact.weights[b].numpy() == pytest.approx(weights, abs=1e-9)
-        assert exact.means[b][:, ~seen].numpy() == pytest.approx(means, abs=1e-9)
-        assert C[:, ~seen][:, :, ~seen].numpy() == pytest.approx(covariances, abs=1e-9)
-        assert torch.equal(exact.means[b][:, seen], flat[seen].expand(len(means), -1))
-        assert not C[:, seen].any() and not C[:, :, seen].any()
+        o, u = np.flatnonzero(seen), np.flatnonzero(~seen)
+        gain = C[np.ix_(u, o)] @ np.linalg.inv(C[np.ix_(o, o)])
+        covariance = C[np.ix_(u, u)] - gain @ C[np.ix_(o, u)]
+        found = exact.covariance[b]
+        assert exact.mean[b][u].numpy() == pytest.approx(gain @ flat[o].numpy(), abs=1e-9)
+        assert found[u][:, u].numpy() == pytest.approx(covariance, abs=1e-9)
+        assert torch.equal(exact.mean[b][o], flat[o])
+        assert not found[o].any() and not found[:, o].any()
 
 
 def test_what_lies_under_the_mask_has_no_influence():
-    y = TWO.sample(5, seeds.generator("y"))[:, 0]
+    y = FIELD.sample(5, seeds.generator("y"))[:, 0]
     m = DropPixel(0.5).sample(5, 4, seeds.generator("m"))
-    exact = condition(TWO, y, m)
+    exact = condition(FIELD, y, m)
     for garbage in (math.nan, math.inf, 1e30):
-        spoilt = condition(TWO, torch.where(m > 0, y, garbage), m)
-        for name in ("weights", "means", "covariances"):
-            assert torch.equal(getattr(spoilt, name), getattr(exact, name))
+        spoilt = condition(FIELD, torch.where(m > 0, y, garbage), m)
+        assert torch.equal(spoilt.mean, exact.mean)
+        assert torch.equal(spoilt.covariance, exact.covariance)
 
 
 # The fields
@@ -142,7 +103,7 @@ def test_what_lies_under_the_mask_has_no_influence():
 
 @pytest.mark.parametrize("side", [3, 8])
 def test_covariance_is_stationary_of_unit_diagonal_and_positive_definite(side):
-    C = random_field(side).covariances[0, 0]
+    C = random_field(side).covariance[0]
     assert C.dtype == torch.float64 and torch.equal(C, C.T) and (C.diagonal() == 1).all()
     assert torch.linalg.eigvalsh(C).min() > 0.5 * 0.02 / 1.02  # the white noise is a floor
     i, j = np.indices((side, side)).reshape(2, -1)
@@ -152,51 +113,14 @@ def test_covariance_is_stationary_of_unit_diagonal_and_positive_definite(side):
     assert C.numpy() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("field", [ONE, TWO], ids=["one", "two"])
-def test_samples_of_the_prior_have_its_moments(field):
-    count = 40_000
-    x = field.sample(count, seeds.generator("prior"))[:, 0]
-    assert x.shape == (count, 1, 4, 4) and x.dtype == torch.float64
-    flat = x.flatten(1)
-    assert (flat.mean(0) - field.mean[0]).abs().max() < 5 / count**0.5
-    assert (flat.T.cov() - field.covariance[0]).abs().max() < 8 / count**0.5
-
-
-@pytest.mark.parametrize("side", [8, 16])
-def test_variance_of_the_two_mode_field_is_at_most_one(side):
-    variance = random_field(side, modes=2).covariance[0].diagonal()
-    assert 0.8 < variance.max() <= 1 + 1e-12
-    assert variance.min() == pytest.approx(1 / (1 + 1.5**2), rel=0.05)  # away from the bump
-
-
-def test_modes_are_two_where_only_the_foot_of_the_bump_is_seen():
-    side = 8
-    field = random_field(side, modes=2)
-    m = torch.zeros(1, 1, side, side)
-    m[..., :1, :] = m[..., -1:, :] = m[..., :1] = m[..., -1:] = 1
-    exact = condition(field, torch.zeros(1, 1, side, side), m)
-    assert exact.weights[0].numpy() == exactly([0.5, 0.5])
-    middle = torch.zeros(side, side, dtype=torch.float64)
-    middle[3:5, 3:5] = 1 / 4  # the mean of the four pixels at the top
-    places = (exact.means[0] @ middle.flatten()).numpy()
-    spread = math.sqrt(middle.flatten() @ exact.covariances[0, 0] @ middle.flatten())
-    assert places[0] == exactly(-places[1])
-    assert places[0] > 1.3 * spread  # 1 is the limit between one hill and two
-    # and one of them is left where the top of the bump is seen
-    m[..., 3:5, 3:5] = 1
-    up = condition(field, (field.means[0, 0] * m.flatten()).view(m.shape), m)
-    assert up.weights[0, 0] > 0.95
-
-
 # Its samples
 
 
-@pytest.mark.parametrize("field", [ONE, TWO], ids=["one", "two"])
-def test_samples_keep_what_is_observed_to_the_bit_and_have_the_right_moments(field):
+def test_samples_keep_what_is_observed_to_the_bit_and_have_the_right_moments():
     count = 20_000
-    y = field.sample(2, seeds.generator("y"))[:, 0]
+    y = FIELD.sample(2, seeds.generator("y"))[:, 0]
     m = DropPixel(0.7).sample(2, 4, seeds.generator("m"))
-    exact = condition(field, y, m)
+    exact = condition(FIELD, y, m)
     samples, again, other = (exact.sample(count, seeds.generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(samples, again) and not torch.equal(samples, other)
     assert samples.shape == (count, 2, 1, 4, 4)
@@ -207,15 +131,14 @@ def test_samples_keep_what_is_observed_to_the_bit_and_have_the_right_moments(fie
         assert (flat.T.cov() - exact.covariance[b]).abs().max() < 8 / count**0.5
 
 
-@pytest.mark.parametrize("field", [ONE, TWO], ids=["one", "two"])
-def test_samples_given_observations_of_the_prior_are_distributed_as_the_prior(field):
+def test_samples_given_observations_of_the_prior_are_distributed_as_the_prior():
     # The law of total probability: what the paper's theory rests on.
     count = 20_000
-    x = field.sample(count, seeds.generator("tower"))[:, 0]
+    x = FIELD.sample(count, seeds.generator("tower"))[:, 0]
     m = DropPixel(0.6).sample(count, 4, seeds.generator("masks"))
-    again = condition(field, x, m).sample(1, seeds.generator("posteriors"))[0]
+    again = condition(FIELD, x, m).sample(1, seeds.generator("posteriors"))[0]
     assert (again != x).any(0).all()
-    prior = field.covariance[0]
+    prior = FIELD.covariance[0]
     assert again.mean(0).abs().max() < 5 / count**0.5
     assert (again.flatten(1).T.cov() - prior).abs().max() < 8 / count**0.5
     # and with what is observed it hangs together as x does: E x~_i x~_j over one of each
@@ -227,7 +150,7 @@ def test_samples_given_observations_of_the_prior_are_distributed_as_the_prior(fi
 
 
 @pytest.fixture(scope="module")
-def observed() -> tuple[Tensor, Mixture]:
+def observed() -> tuple[Tensor, Gaussian]:
     """Forty observations of half the pixels of a field of 5 x 5: x, and the posteriors."""
     field = random_field(5)
     x = field.sample(40, seeds.generator("x"))[:, 0]
@@ -235,7 +158,7 @@ def observed() -> tuple[Tensor, Mixture]:
     return x, condition(field, x, m)
 
 
-def measured(samples: Tensor, x: Tensor, exact: Mixture) -> dict[str, float]:
+def measured(samples: Tensor, x: Tensor, exact: Gaussian) -> dict[str, float]:
     result = distances_to_posterior(samples, x, exact, seeds.generator("distances"))
     assert all(values.shape == (len(x),) for values in result.values())
     return {name: values.double().mean().item() for name, values in result.items()}
@@ -253,18 +176,12 @@ def test_distances_by_hand_on_one_missing_pixel():
     assert found["coverage_50"] == 1
 
 
-def test_samples_of_the_posterior_reach_the_floor(observed):
+def test_samples_of_the_posterior_reach_the_least_distance(observed):
     x, exact = observed
     found = measured(exact.sample(200, seeds.generator("own")), x, exact)
-    names = {"mean", "covariance", "variance", "wasserstein", "energy"}
-    names |= {"coverage_50", "coverage_80", "coverage_95"}
-    assert found.keys() == names | {f"exact_{name}" for name in names}
     assert found["mean"] == pytest.approx(200**-0.5, rel=0.1)  # of a mean of 200
-    assert found["mean"] == pytest.approx(found["exact_mean"], rel=0.1)
-    assert found["covariance"] == pytest.approx(found["exact_covariance"], rel=0.1)
-    assert found["wasserstein"] == pytest.approx(found["exact_wasserstein"], rel=0.1)
+    assert found["covariance"] < 0.3 and found["wasserstein"] < 0.15
     assert found["variance"] == pytest.approx(1, abs=0.02)
-    assert found["energy"] == pytest.approx(found["exact_energy"], rel=0.01)
     for level in (50, 80, 95):  # 40 images of 12 entries that hang together
         assert found[f"coverage_{level}"] == pytest.approx(level / 100, abs=0.1)
 
@@ -291,8 +208,8 @@ def test_wrong_samples_are_measured_by_what_is_wrong_with_them(
     if wasserstein:
         assert found["wasserstein"] == pytest.approx(wasserstein, rel=0.1)
     else:
-        assert found["wasserstein"] > 5 * found["exact_wasserstein"]
-    assert found["energy"] > found["exact_energy"]
+        assert found["wasserstein"] > 0.3
+    assert found["energy"] > measured(own, x, exact)["energy"]
     if factor != 1:
         assert (found["coverage_50"] > 0.7) if factor else (found["coverage_95"] == 0)
 
@@ -306,23 +223,6 @@ def test_float32_samples_and_what_they_show_of_the_observed_do_not_matter(observ
     for garbage in (7.0, math.nan):
         spoilt = torch.where(missing, own, garbage)
         assert measured(spoilt, x, exact) == found
-
-
-def two_modes_of_one_pixel(distance: float, weight: float) -> Mixture:
-    """Of two pixels the first is observed and says nothing; the other is in one of two places."""
-    eye = [[1.0, 0.0], [0.0, 1.0]]
-    means = [[0.0, distance / 2], [0.0, -distance / 2]]
-    field = field_of([weight, 1 - weight], means, [eye, eye])
-    return condition(field, as_images([[0.0, 0.0]]), as_images([[1.0, 0.0]]))
-
-
-def test_share_of_the_modes_is_counted():
-    exact = two_modes_of_one_pixel(distance=20, weight=0.3)
-    x = as_images([[0.0, 10.0]])
-    for of_first in (0, 3, 10):
-        places = [[0.0, 10.0]] * of_first + [[0.0, -10.0]] * (10 - of_first)
-        samples = as_images(places)[:, None]
-        assert measured(samples, x, exact)["modes"] == pytest.approx(abs(of_first / 10 - 0.3))
 
 
 # The sliced distance

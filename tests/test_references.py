@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from helpers import MeanAndSpread
+from helpers import MeanAndSpread, changed
 
-from paperlib import evaluation, references
-from paperlib.config import EvaluationConfig
-from paperlib.corruption import CORRUPTIONS, corrupt, mask_law
-from paperlib.data import CompleteImages, load_prepared
-from paperlib.evaluation import evaluate_reference
+from paperlib.core.corruption import CORRUPTIONS, corrupt, mask_law
+from paperlib.data.datasets import CompleteImages
+from paperlib.data.prepare import load_prepared
+from paperlib.evaluation.protocol import EvaluationProtocol, evaluate_reference
+from paperlib.evaluation.references import (
+    REFERENCES,
+    biharmonic,
+    fill,
+    linear_interpolation,
+    mean_fill,
+)
+from paperlib.evaluation.sampling import deterministic
 from paperlib.records import read_json, write_record
-from paperlib.references import REFERENCES, biharmonic, fill, linear_interpolation, mean_fill
 
-every_reference = pytest.mark.parametrize("name", REFERENCES)
+every_reference = pytest.mark.parametrize("name", [*REFERENCES, "start"])
 
 
 @pytest.fixture
-def observed(workspace, tiny_config):
-    """A function that gives y (6, 3, 32, 32) and m (6, 1, 32, 32) of the test images."""
+def complete(workspace, tiny_config):
+    """A function that gives x (6, 3, 32, 32) and m (6, 1, 32, 32) of the test images."""
     data = load_prepared(tiny_config.data)
 
     def of(corruption: str) -> tuple[torch.Tensor, torch.Tensor]:
         images = CompleteImages(data, "test", mask_law(corruption), 0, "cpu")
-        x, m = images.batch(np.arange(len(images)))
-        return corrupt(x, m), m
+        return images.batch(np.arange(len(images)))
 
     return of
 
@@ -34,9 +41,10 @@ def observed(workspace, tiny_config):
 @every_reference
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_references_keep_what_was_observed_to_the_bit_and_paint_the_rest(
-    observed, name, corruption
+    complete, name, corruption
 ):
-    y, m = observed(corruption)
+    x, m = complete(corruption)
+    y = corrupt(x, m)
     before = y.clone()
     filled = fill(name, y, m)
     seen = m.expand_as(y) > 0
@@ -44,17 +52,10 @@ def test_references_keep_what_was_observed_to_the_bit_and_paint_the_rest(
     assert filled.shape == y.shape and filled.dtype == y.dtype
     assert filled.isfinite().all() and filled.abs().max() <= 1
     assert (filled[~seen] != 0).float().mean() > 0.9
+    assert torch.equal(fill(name, y[2:3], m[2:3]), filled[2:3])  # whatever else is in the batch
 
 
-@every_reference
-def test_result_of_a_reference_does_not_depend_on_the_batch(observed, name):
-    y, m = observed("drop_pixel")
-    together = fill(name, y, m)
-    assert torch.equal(fill(name, y[2:3], m[2:3]), together[2:3])
-    assert torch.equal(fill(name, y.flip(0), m.flip(0)), together.flip(0))
-
-
-@every_reference
+@pytest.mark.parametrize("name", REFERENCES)
 def test_references_continue_an_image_of_one_colour(name):
     colour = torch.tensor([51.0, 102.0, 204.0]) / 127.5 - 1
     x = colour.view(1, 3, 1, 1).expand(1, 3, 16, 16)
@@ -63,23 +64,21 @@ def test_references_continue_an_image_of_one_colour(name):
     torch.testing.assert_close(fill(name, corrupt(x, m), m), x, rtol=0, atol=tolerance)
 
 
-def test_what_overshoots_is_clipped_where_it_is_missing(observed, monkeypatch):
-    y, m = observed("small_patch")
+def test_what_overshoots_is_clipped_where_it_is_missing(complete, monkeypatch):
+    x, m = complete("small_patch")
     monkeypatch.setitem(REFERENCES, "wild", lambda y, missing: np.full_like(y, 7.0))
-    filled = fill("wild", y, m)
-    assert torch.equal(filled, torch.where(m > 0, y, 1.0))
+    assert torch.equal(fill("wild", corrupt(x, m), m), torch.where(m > 0, x, 1.0))
 
 
-def image(*rows: list[float]) -> np.ndarray:
-    """(H, W, 3) from the rows of its first channel; the others are -1 times and half of it."""
+def image(rows) -> np.ndarray:
+    """(H, W, 3) from the first channel; the others are -1 times and half of it."""
     first = np.asarray(rows, dtype=float)
     return np.stack([first, -first, first / 2], axis=-1)
 
 
 def test_mean_fill_by_hand():
-    y = image([0.2, 0.0], [0.6, 0.1])
-    missing = np.array([[False, True], [False, False]])
-    filled = mean_fill(y, missing)
+    y = image([[0.2, 0.0], [0.6, 0.1]])
+    filled = mean_fill(y, np.array([[False, True], [False, False]]))
     assert filled[0, 1] == pytest.approx([0.3, -0.3, 0.15])
 
 
@@ -98,33 +97,18 @@ def test_linear_interpolation_by_hand():
     assert (y[missing] == 0).all()  # what was given is left as it is
 
 
-@pytest.mark.parametrize("reference", [biharmonic, linear_interpolation])
-def test_a_linear_ramp_is_continued_through_a_hole(reference):
+def test_a_ramp_is_continued_through_a_hole_and_a_curve_by_the_biharmonic_one_better():
     i, j = np.mgrid[:12, :12]
-    ramp = image(*(0.05 * i - 0.03 * j))
     missing = np.zeros((12, 12), dtype=bool)
     missing[4:8, 3:9] = True
-    filled = reference(np.where(missing[..., None], 0.0, ramp), missing)
-    assert filled == pytest.approx(ramp, abs=1e-6)
 
+    def error(reference, truth: np.ndarray) -> float:
+        filled = reference(np.where(missing[..., None], 0.0, truth), missing)
+        return float(np.abs(filled - truth).max())
 
-def test_biharmonic_follows_a_curve_that_linear_interpolation_cuts_off():
-    i, j = np.mgrid[:12, :12]
-    curve = image(*(i**2 / 144 + 0 * j))
-    missing = np.zeros((12, 12), dtype=bool)
-    missing[4:8, 4:8] = True
-    errors = [
-        np.abs(reference(np.where(missing[..., None], 0.0, curve), missing) - curve).max()
-        for reference in (biharmonic, linear_interpolation)
-    ]
-    assert errors[0] < 0.5 * errors[1]
-
-
-def test_a_reference_gives_two_equal_samples(observed):
-    y, m = observed("small_patch")
-    samples, without_z = references.reconstruct("mean")(y, m, np.arange(len(y)))
-    assert samples.shape == (2, *y.shape)
-    assert all(torch.equal(one, fill("mean", y, m)) for one in (*samples, without_z))
+    ramp, curve = image(0.05 * i - 0.03 * j), image(i**2 / 144 + 0 * j)
+    assert error(biharmonic, ramp) < 1e-6 and error(linear_interpolation, ramp) < 1e-6
+    assert error(biharmonic, curve) < 0.5 * error(linear_interpolation, curve)
 
 
 # The record
@@ -133,53 +117,51 @@ def test_a_reference_gives_two_equal_samples(observed):
 @pytest.fixture
 def evaluated(workspace, tiny_config, monkeypatch):
     """A function that evaluates a reference; its record is at ``evaluated.path``."""
-    monkeypatch.setattr(evaluation, "load_extractor", lambda device: MeanAndSpread())
+    monkeypatch.setattr("paperlib.evaluation.protocol.load_extractor", lambda _: MeanAndSpread())
 
     def run(name="mean", **changes):
-        config = EvaluationConfig(**tiny_config.evaluation.model_dump() | changes)
-        return evaluate_reference(name, config, run.path)
+        return evaluate_reference(name, changed(tiny_config, **changes).evaluation, run.path)
 
     run.path = workspace / "references" / "small_patch-mean.json"
     return run
 
 
 @every_reference
-def test_a_reference_has_no_diversity_and_one_error(evaluated, name):
+def test_a_reference_has_no_diversity_and_one_error(evaluated, complete, name):
     record = evaluated(name)
     metrics = record["metrics"]
     assert metrics["std"] == {"value": 0, "low": 0, "high": 0, "images": 6}
     assert metrics["mse_best"] == metrics["mse_missing"] == metrics["mse_without_z"]
     assert metrics["mse_missing"]["value"] > 0 and "FD-cheap" in metrics
+    x, m = complete("small_patch")
+    error = (fill(name, corrupt(x, m), m) - x).square().mean().item()
+    assert metrics["mse"]["value"] == pytest.approx(error, rel=1e-5)
 
 
-def test_record_of_a_reference_says_what_it_rests_on(evaluated, tiny_config):
+def test_the_floor_is_the_distance_of_the_originals_to_other_images(evaluated):
+    metrics = evaluated("real")["metrics"]
+    assert metrics.keys() == {"FD-cheap", "KID-cheap"}
+    assert 0 < metrics["FD-cheap"]["value"] < evaluated("mean")["metrics"]["FD-cheap"]["value"]
+
+
+def test_what_has_no_z_gives_two_equal_samples(complete):
+    x, m = complete("small_patch")
+    samples, without_z = deterministic(partial(fill, "mean"))(x * m, m, np.arange(6))
+    assert samples.shape == (2, *x.shape)
+    assert all(torch.equal(one, fill("mean", x * m, m)) for one in (*samples, without_z))
+
+
+def test_record_of_a_reference_says_what_it_rests_on_and_is_not_made_twice(
+    evaluated, tiny_config, monkeypatch
+):
     record = evaluated()
     assert read_json(evaluated.path) == record
     assert record["config"] == tiny_config.evaluation.model_dump() and "commit" in record
     assert record["rests_on"]["reference"] == "mean"
     assert record["rests_on"]["data_checksum"] == load_prepared(tiny_config.data).checksum
-
-
-def test_error_of_mean_fill_is_that_of_the_test_images(evaluated, observed, tiny_config):
-    y, m = observed("small_patch")
-    data = CompleteImages(
-        load_prepared(tiny_config.data), "test", mask_law("small_patch"), 0, "cpu"
-    )
-    x, _ = data.batch(np.arange(6))
-    error = (fill("mean", y, m) - x).square().mean().item()
-    assert evaluated()["metrics"]["mse"]["value"] == pytest.approx(error, rel=1e-5)
-
-
-def test_a_reference_is_not_evaluated_twice(evaluated, monkeypatch):
-    record = evaluated()
-    before = (evaluated.path.stat().st_mtime_ns, evaluated.path.read_bytes())
-
-    def must_not_be_called(*_):
-        raise AssertionError("evaluated again")
-
-    monkeypatch.setattr(evaluation, "evaluate", must_not_be_called)
-    assert evaluated() == record
-    assert (evaluated.path.stat().st_mtime_ns, evaluated.path.read_bytes()) == before
+    before = evaluated.path.stat().st_mtime_ns
+    monkeypatch.setattr(EvaluationProtocol, "measure", None)
+    assert evaluated() == record and evaluated.path.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("change", [{"mask_seed": 1}, {"eval_images": 5}, {"eval_split": "validation"}, {"corruption": "one_patch"}])  # fmt: skip
@@ -188,6 +170,8 @@ def test_a_reference_is_evaluated_again_where_something_else_is_measured(evaluat
     second = evaluated(**change)
     assert second["metrics"]["mse"] != first["metrics"]["mse"]
     assert read_json(evaluated.path) == second
+    # tables refuse a record of another configuration, whatever key it is
+    assert evaluated(eval_samples=3)["config"]["eval_samples"] == 3
 
 
 def test_a_record_that_rests_on_other_data_is_replaced(evaluated):
@@ -195,8 +179,3 @@ def test_a_record_that_rests_on_other_data_is_replaced(evaluated):
     stale = record | {"rests_on": record["rests_on"] | {"data_checksum": "0" * 64}, "metrics": {}}
     write_record(evaluated.path, stale)
     assert evaluated()["metrics"] == record["metrics"]
-
-
-def test_record_of_a_reference_is_that_of_the_configuration_asked_for(evaluated):
-    evaluated()  # tables refuse a record of another configuration, whatever key it is
-    assert evaluated(eval_samples=3)["config"]["eval_samples"] == 3

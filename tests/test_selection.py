@@ -17,7 +17,6 @@ from paperlib.beyond.posterior import condition, random_field
 from paperlib.beyond.selection import (
     HIDDEN,
     as_lines,
-    candidates,
     hide,
     over_images,
     score_hidden,
@@ -27,7 +26,7 @@ from paperlib.beyond.selection import (
 from paperlib.core.corruption import CORRUPTIONS, DropPixel, MaskLaw, corrupt
 from paperlib.data.observed_masks import ObservedMasks
 from paperlib.data.prepare import load_prepared, prepare
-from paperlib.errors import ConfigurationError, DataError, Diverged, RunError
+from paperlib.errors import DataError, Diverged, RunError
 from paperlib.records import read_json
 from paperlib.training.loop import train
 
@@ -73,15 +72,6 @@ def test_what_a_patch_law_shows_is_still_made_of_patches(name):
     free = 1 - max_pool2d(m - shown, k, stride=1)  # 1 at the corner of a patch without hidden ones
     covered = max_pool2d(pad(free, [k - 1] * 4), k, stride=1)
     assert (covered[shown > 0] == 1).all()
-
-
-def test_what_observed_masks_show_is_what_others_show_too():
-    law, m = law_and_masks("observed", 16)
-    hidden = m - hide(m, law, seeds.generator("hide"))
-    masks = law.masks.flatten(1).float()
-    for own, gone in zip(m.flatten(1), hidden.flatten(1), strict=True):
-        others = masks[(masks @ gone == 0) & (masks != own).any(1)]
-        assert (others.any(0) | (own == gone) | (own == 0)).all()
 
 
 def test_mask_of_which_nothing_can_be_hidden_stays():
@@ -308,21 +298,6 @@ def test_candidate_without_a_number_comes_last_and_one_that_diverges_is_left_out
     assert "left out: step 7 is NaN" in capsys.readouterr().err
     with pytest.raises(Diverged):
         search(tiny_config, {"lambda_y": [4]}, workspace / "search")
-
-
-@pytest.mark.parametrize(
-    "grid, part",
-    [
-        ({"lambda_zz": [1]}, "unknown key 'lambda_zz'"),
-        ({"lambda_z": [1, -1]}, "lambda_z"),
-        ({"method": [["base"]]}, "method"),
-        ({"size": [16, 32]}, "size cannot vary"),
-        ({"lambda_z": [1], "eval_images": [4, 8]}, "eval_images cannot vary"),
-    ],
-)
-def test_wrong_key_or_value_is_refused(tiny_config, grid, part):
-    with pytest.raises(ConfigurationError, match=part):
-        candidates(tiny_config, grid)
 
 
 def test_missing_hold_out_is_refused_before_anything_is_trained(workspace, tiny_config):

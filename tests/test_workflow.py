@@ -5,7 +5,6 @@ Its results stay in the session's folder: the notebooks that nbval runs afterwar
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import subprocess
@@ -65,22 +64,18 @@ def test_every_notebook_was_executed_and_kept_the_baselines_in_their_own(smoke):
 
 
 def test_tables_and_page_show_what_the_notebooks_computed(smoke):
-    ours = read_record(smoke / "runs" / "drop_pixel-both-seed0" / "evaluation.json")["metrics"][
-        "mse"
-    ]
-    table1 = pd.read_csv(smoke / "table1.csv").set_index(["corruption", "method", "metric"])[
-        "value"
-    ]
-    assert table1["drop_pixel", "both", "mse"] == pytest.approx(ours["value"])
-    assert table1["one_patch"].isna().all()  # not in the profile
-    assert f"{ours['value']:.4f}" in (smoke / "report.html").read_text()
-    table2 = pd.read_csv(smoke / "table2.csv").set_index(["corruption", "method", "metric"])[
-        "value"
-    ]
+    record = read_record(smoke / "runs" / "drop_pixel-both-seed0" / "evaluation.json")
+    ours = record["metrics"]["mse"]["value"]
+    assert f"{ours:.4f}" in (smoke / "report.html").read_text()
+    table1 = pd.read_csv(smoke / "table1.csv").set_index(["corruption", "method", "metric"])
+    assert table1["value"]["drop_pixel", "both", "mse"] == pytest.approx(ours)
+    assert table1["value"]["one_patch"].isna().all()  # not in the profile
     reference = read_record(smoke / "references" / "small_patch-biharmonic.json")["metrics"]["mse"]
-    assert table2["small_patch", "biharmonic", "mse"] == pytest.approx(reference["value"])
-    assert math.isnan(table2["small_patch", "uair", "mse"])  # no record of it
-    assert table2["small_patch"].drop("uair").notna().groupby("method").any().all()
+    table2 = pd.read_csv(smoke / "table2.csv").query("corruption == 'small_patch'")
+    row = table2.query("method == 'biharmonic' and metric == 'mse'")
+    assert row["value"].item() == pytest.approx(reference["value"])
+    measured = table2.dropna(subset="value")["method"]
+    assert set(table2["method"]) - set(measured) == {"uair"}  # which has no record
 
 
 def test_every_claim_has_a_verdict(smoke):
@@ -108,4 +103,4 @@ def test_only_what_changed_is_run_again(smoke):
     assert (run / "record.json").read_bytes() == trained
     assert read_json(run / "evaluation.json")["metrics"] == measured
     os.utime(smoke / "parameters" / "small_patch-base-seed0.yaml")  # as a changed configuration
-    assert "rule train" in snakemake(run / "record.json", "--dry-run", "--verbose")
+    assert "Nothing to be done" not in snakemake(run / "record.json", "--dry-run")

@@ -1,44 +1,80 @@
-"""The explorer of notebook 09: widgets around ``exploration``.
+"""The explorer of notebook 09: hide parts of an image, and see what two runs make of the rest.
 
-    from paperlib.beyond.explorer import Explorer
-    Explorer()
-
-Each change computes all answers again, in less than 100 ms.
+One image at a time: x and y are (C, H, W) in [-1, 1], m is (1, H, W), 1 = observed. Each change
+computes all answers again, in less than 100 ms.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import replace
+import json
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import matplotlib
 import numpy as np
 import torch
 from ipycanvas import Canvas
+from PIL.PngImagePlugin import PngInfo
+from skimage.draw import line
 from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d, pad
 from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from paperlib import paths, seeds
-from paperlib.beyond import exploration, pretrained
-from paperlib.beyond.exploration import Answer, picture
-from paperlib.core.corruption import CORRUPTIONS, ComputedMasks, corrupt
-from paperlib.errors import RunError
-from paperlib.evaluation.sampling import latents
+from paperlib.beyond import pretrained
+from paperlib.core.corruption import CORRUPTIONS, corrupt
+from paperlib.evaluation.sampling import latents, reconstruct
+from paperlib.files import write_atomically
 from paperlib.run import Run
 
 SAMPLES = 5
+TILE, GAP = 160, 8  # sides of a drawn image (at most) and of what is between two, pixels
 WIDE = {"layout": {"width": "290px"}, "style": {"description_width": "90px"}}
-WRAPPED = {"flex_flow": "row wrap", "grid_gap": "0 10px"}  # in a narrow window
-PIXELS = (  # small images are enlarged without smoothing
-    "<style>.paperlib-pixels {image-rendering: pixelated}"
-    " canvas.paperlib-pixels {cursor: crosshair}</style>"
-)
-NOTHING_MISSING = "nothing missing"
-Place = tuple[float, float]  # (x, y) in pixels of the image
+PIXELS = "<style>.paperlib-pixels {image-rendering: pixelated; cursor: crosshair}</style>"
+Place = tuple[float, float]  # (x, y) in pixels of the image, from its upper left corner
+
+
+def responses(G: Any, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
+    """x~ (equation 4) for several z (K, nz) at once: (K, C, H, W)."""
+    y, m = (t.expand(len(z), -1, -1, -1) for t in (y, m))
+    return reconstruct(G, y, m, z[None])[0]
+
+
+def main_directions(G: Any, y: Tensor, m: Tensor, count: int = 2) -> Tensor:
+    """The unit vectors of z along which the reconstruction of ``y`` changes most, (count, nz).
+
+    Singular vectors of the finite differences x~(e_i) - x~(0), one for each entry i of z, the
+    strongest first; each points to where its largest entry is positive.
+    """
+    codes = torch.cat([torch.zeros(1, G.nz), torch.eye(G.nz)])  # (1 + nz, nz)
+    x_tilde = responses(G, y, m, codes)
+    change = (x_tilde[1:] - x_tilde[:1]).flatten(1)  # (nz, CHW)
+    directions = torch.linalg.svd(change, full_matrices=False).U.T[:count]  # (count, nz)
+    largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
+    return directions * torch.where(largest < 0, -1, 1)
+
+
+def paint(m: Tensor, start: Place, end: Place, width: int, observed: bool) -> Tensor:
+    """A copy of the mask with a stroke, which may leave the image and uncovers (1) or hides (0)."""
+    (left, top), (right, bottom) = (np.floor(place).astype(int) for place in (start, end))
+    rows, columns = line(top, left, bottom, right)
+    inside = (rows >= 0) & (rows < m.shape[1]) & (columns >= 0) & (columns < m.shape[2])
+    stroke = torch.zeros_like(m)
+    stroke[0, rows[inside], columns[inside]] = 1
+    before, after = width // 2, (width - 1) // 2
+    stroke = max_pool2d(pad(stroke, (before, after, before, after)), width, stride=1)
+    return torch.where(stroke > 0, float(observed), m)
+
+
+def picture(x: Tensor, m: Tensor | None = None) -> Tensor:
+    """An image as (3, H, W) in [0, 1], grey where it is missing; one band becomes grey levels."""
+    levels = ((x + 1) / 2).clamp(0, 1).expand(3, -1, -1)
+    return levels if m is None else torch.where(m > 0, levels, 0.5)
 
 
 class Explorer(widgets.VBox):
@@ -46,13 +82,12 @@ class Explorer(widgets.VBox):
 
     Args:
         images: name -> complete image (C, H, W) in [-1, 1]; the package's by default.
-        runs: label -> directory of a run for images of this size; by default the package's two
-            and every run trained here on the same data set.
+        runs: label -> directory of a run for such images; the package's by default.
         folder: where pictures are saved; results/explorer by default.
 
     Attributes:
         x, m, y: the image, its mask and the observation.
-        answers: of the two runs, the one above and the one below.
+        answers: (1 + SAMPLES, C, H, W) of either run: x~ for the z of the sliders, then random z.
         saved: the picture that was saved last.
     """
 
@@ -63,34 +98,86 @@ class Explorer(widgets.VBox):
         folder: Path | None = None,
     ) -> None:
         self.images = images or pretrained.images()
-        self.runs = runs or exploration.available_runs()
+        self.runs = runs or {name: pretrained.run(name) for name in pretrained.names()}
         self.folder = folder or paths.RESULTS / "explorer"
         self.generator = cache(lambda label: Run(self.runs[label]).generator())
         self.samples_drawn = 0
-        self.saved: Path | None = None
         self.stroke: Place | None = None  # where the pointer was, while it is down
         self._build()
-        super().__init__(self._rows())
-        self._connect()
-        self.take_preset()
+        self.draw_mask()
 
-    # What is chosen
+    def draw_mask(self, *_: Any) -> None:
+        """Take the image and a mask of the chosen law, without what was painted."""
+        self.x, self.painted = self.images[self.image.value], False
+        self.m = torch.ones_like(self.x[:1])
+        if law := CORRUPTIONS.get(self.corruption.value):
+            generator = seeds.generator("explorer", self.mask_seed.value)
+            self.m = law.sample(1, self.x.shape[-1], generator)[0]
+        self.take_observation()
 
-    @property
-    def law(self) -> ComputedMasks | None:
-        """The distribution of masks; None where nothing is hidden but by painting."""
-        preset = CORRUPTIONS.get(self.corruption.value)
-        chosen = {k: s.value for k, s in self.parameters.items() if hasattr(preset, k)}
-        return preset and replace(preset, **chosen)
+    def take_observation(self) -> None:
+        """The observation, and what follows from it."""
+        self.y = corrupt(self.x[None], self.m[None])[0]
+        self._show_observation()
+        self.directions = cache(lambda G: main_directions(G, self.y, self.m))
+        self.answer()
 
-    def choices(self) -> dict[str, Any]:
-        """All that determines the picture, as JSON values."""
-        values = vars(self.law) if self.law else {}
-        of_law = [f" {k}{v:g}" for k, v in values.items() if k in self.parameters]
+    def answer(self, *_: Any) -> None:
+        """What both runs make of the observation."""
+        self.answers = []
+        for G in (self.generator(run.value) for run in self.run):
+            z = torch.tensor([slider.value for slider in self.z]) @ self.directions(G)  # (nz,)
+            drawn = latents([self.samples_drawn], SAMPLES, G.nz, seed=0)[:, 0]  # (SAMPLES, nz)
+            self.answers.append(responses(G, self.y, self.m, torch.cat([z[None], drawn])))
+        samples = torch.stack(self.answers)[:, 1:]  # (2, SAMPLES, C, H, W)
+        mean, spread = samples.mean(dim=1), samples.std(dim=1)  # (2, C, H, W)
+        top = max(spread.mean(dim=1).quantile(0.99).item(), 0.02)  # drawn brightest
+        heat = matplotlib.colormaps["magma"](spread.mean(dim=1).numpy() / top)[..., :3]
+        errors, missing = (samples - self.x).square().mean(dim=1), (self.m == 0).expand_as(self.x)
+        tiles, caption = [], ""
+        for k, seen in enumerate((picture(self.x, self.m), picture(self.x))):
+            moved, *drawn = map(picture, self.answers[k])
+            deviation = torch.tensor(heat[k]).permute(2, 0, 1).float()
+            tiles += [seen, moved, picture(mean[k]), deviation, *drawn]
+            error, std = (each[k][missing].mean().item() for each in (errors, spread))
+            numbers = f"MSE {error:.4f}, std {std:.4f}" if missing.any() else "nothing is missing"
+            caption += f"{self.run[k].value}: {numbers}<br>"
+        caption += "Observed, and complete; z of the sliders; mean of the samples; their std "
+        self.caption.value = f"{caption}(0 to {top:.2g}); {SAMPLES} samples"
+        large = interpolate(torch.stack(tiles), scale_factor=max(1, TILE // self.x.shape[-1]))
+        self.drawn = to_pil_image(make_grid(large, len(tiles) // 2, GAP, pad_value=1))
+        buffer = io.BytesIO()
+        self.drawn.save(buffer, format="png", compress_level=1)  # fast
+        self.picture.value = buffer.getvalue()
+
+    def _show_observation(self) -> None:
+        opaque = torch.cat([picture(self.x, self.m), torch.ones_like(self.m)])  # (4, H, W)
+        self.canvas.put_image_data(np.asarray(to_pil_image(opaque)))
+
+    def paint(self, start: Place | None, end: Place) -> None:
+        """Hide or uncover along a stroke, if one has begun; answers come when it ends."""
+        if start is not None:
+            self.m = paint(self.m, start, end, self.brush_width.value, self.brush.value)
+            self.painted, self.stroke = True, end
+            self._show_observation()
+
+    def end_stroke(self, *_: Any) -> None:
+        """The pointer is let go, or has left the image."""
+        if self.stroke is not None:
+            self.stroke = None
+            self.take_observation()
+
+    def draw_samples(self, *_: Any) -> None:
+        """Draw other random z."""
+        self.samples_drawn += 1
+        self.answer()
+
+    def save(self, *_: Any) -> None:
+        """Write what is seen as PNG, with what was chosen as JSON in the text chunk ``paperlib``."""
         records = [Run(self.runs[run.value]).record for run in self.run]
-        return {
+        chosen = {
             "image": self.image.value,
-            "corruption": self.corruption.value + "".join(of_law) + " painted" * self.painted,
+            "corruption": self.corruption.value + " painted" * self.painted,
             "mask": self.m[0].int().tolist(),
             "mask_seed": self.mask_seed.value,
             "runs": [run.value for run in self.run],
@@ -98,146 +185,48 @@ class Explorer(widgets.VBox):
             "z": [slider.value for slider in self.z],
             "samples": self.samples_drawn,
         }
-
-    # What follows from it
-
-    def draw_mask(self) -> None:
-        """Take the image and a mask drawn from the law, without what was painted."""
-        if self.taking_preset:  # it is drawn when all parameters are set
-            return
-        self.x, self.painted = self.images[self.image.value], False
-        size = self.x.shape[-1]
-        self.m = torch.ones(1, size, size)
-        if self.law:
-            generator = seeds.generator("explorer", self.mask_seed.value)
-            self.m = self.law.sample(1, size, generator)[0]
-        self.take_observation()
-
-    def take_observation(self) -> None:
-        """The observation, and what follows from it."""
-        self.y = corrupt(self.x[None], self.m[None])[0]
-        self._show_observation()
-        self.directions = cache(lambda G: exploration.main_directions(G, self.y, self.m))
-        self.answer()
-
-    def answer(self) -> None:
-        """What both runs make of the observation."""
-        self.answers = [self._answer(self.generator(run.value)) for run in self.run]
-        both = torch.stack([answer.deviation for answer in self.answers])
-        top = max(both.quantile(0.99).item(), 0.02)  # the standard deviation drawn brightest
-        seen = ("observed", picture(self.x, self.m)), ("complete", picture(self.x))
-        rows = [[left, *a.pictures(top)] for left, a in zip(seen, self.answers, strict=True)]
-        scores = [answer.scores(self.x, self.m) for answer in self.answers]
-        title = f"above {self.run[0].value}: {scores[0]};  below {self.run[1].value}: {scores[1]}"
-        self.drawn = exploration.sheet([*rows[0], *rows[1]], len(rows[0]), title)
-        buffer = io.BytesIO()
-        self.drawn.save(buffer, format="png", compress_level=1)  # fast
-        self.picture.value = buffer.getvalue()
-
-    def _answer(self, G: Any) -> Answer:
-        z = torch.tensor([slider.value for slider in self.z]) @ self.directions(G)  # (nz,)
-        drawn = latents([self.samples_drawn], SAMPLES, G.nz, seed=0)[:, 0]  # (SAMPLES, nz)
-        x_tilde = exploration.responses(G, self.y, self.m, torch.cat([z[None], drawn]))
-        return Answer(x_tilde[0], x_tilde[1:])
-
-    def _show_observation(self) -> None:
-        opaque = torch.cat([picture(self.x, self.m), torch.ones_like(self.m)])  # (4, H, W)
-        self.canvas.put_image_data(np.asarray(to_pil_image(opaque)))
-
-    # What is done
-
-    def take_preset(self) -> None:
-        """Show the chosen corruption's parameters, set to the paper's, and draw once."""
-        preset = CORRUPTIONS.get(self.corruption.value)
-        self.taking_preset = True
-        for name, slider in self.parameters.items():
-            slider.layout.display = None if hasattr(preset, name) else "none"
-            slider.value = getattr(preset, name, slider.value)
-        self.taking_preset = False
-        self.draw_mask()
-
-    def paint(self, start: Place, end: Place) -> None:
-        """Hide or uncover along a stroke; answers come when it ends."""
-        self.m = exploration.paint(self.m, start, end, self.brush_width.value, self.brush.value)
-        self.painted, self.stroke = True, end
-        self._show_observation()
-
-    def end_stroke(self) -> None:
-        """The pointer is let go, or has left the image."""
-        if self.stroke is not None:
-            self.stroke = None
-            self.take_observation()
-
-    def change_run(self, run: widgets.Dropdown, before: str) -> None:
-        """Another run was chosen; one that is damaged is named and not taken."""
-        try:
-            self.answer()
-        except RunError as error:
-            self.message.value, run.value = str(error), before
-
-    def draw_samples(self) -> None:
-        """Draw other random z."""
-        self.samples_drawn += 1
-        self.answer()
-
-    def save(self) -> None:
-        """Write what is seen as PNG."""
-        self.saved = exploration.save_picture(self.folder, self.drawn, self.choices())
+        about = PngInfo()
+        about.add_text("paperlib", json.dumps(chosen))
+        count = len(list(self.folder.glob("*.png"))) + 1
+        self.saved = self.folder / f"{self.image.value}-{count}.png"
+        write_atomically(self.saved, lambda p: self.drawn.save(p, format="png", pnginfo=about))
         self.message.value = f"saved {self.saved}"
 
-    # The widgets
-
     def _build(self) -> None:
-        def slider(kind: Any, label: str, value: float, *limits: float) -> Any:
-            about = dict(zip(("min", "max", "step"), limits, strict=True))
-            return kind(value, description=label, **about, **WIDE)
+        def choice(label: str, options: Iterable[str], at: int = 0) -> Any:
+            return widgets.Dropdown(options=list(options), index=at, description=label, **WIDE)
 
-        whole, real, labels = widgets.IntSlider, widgets.FloatSlider, list(self.runs)
-        names = [*CORRUPTIONS, NOTHING_MISSING]
-        self.image = widgets.Dropdown(options=list(self.images), description="image", **WIDE)
-        self.corruption = widgets.Dropdown(options=names, description="corruption", **WIDE)
-        self.corruption.value = "drop_pixel"
-        self.parameters = {  # of Patch and DropPixel, by name
-            "n": slider(whole, "patches kept", 90, 1, 200, 1),
-            "k": slider(whole, "side, of 128", 10, 4, 64, 2),
-            "p": slider(real, "dropped", 0.9, 0.0, 0.99, 0.01),
-        }
-        self.mask_seed = slider(whole, "mask number", 0, 0, 99, 1)
+        def slider(kind: Any, label: str, value: float, low: float, high: float) -> Any:
+            return kind(value, min=low, max=high, description=label, **WIDE)
+
+        whole, real, last = widgets.IntSlider, widgets.FloatSlider, len(self.runs) - 1
+        self.image = choice("image", self.images)
+        self.corruption = choice("corruption", [*CORRUPTIONS, "nothing missing"], 2)
+        self.mask_seed = slider(whole, "mask number", 0, 0, 99)
         strokes = [("paint to hide", False), ("paint to uncover", True)]
         self.brush = widgets.ToggleButtons(options=strokes, style={"button_width": "138px"})
-        self.brush_width = slider(whole, "brush", 4, 1, 9, 1)
-        self.z = [slider(real, f"z, direction {i}", 0.0, -3.0, 3.0, 0.1) for i in (1, 2)]
+        self.brush_width = slider(whole, "brush", 4, 1, 9)
+        self.run = [choice("run above", self.runs), choice("run below", self.runs, min(1, last))]
+        self.z = [slider(real, f"z, direction {i}", 0.0, -3.0, 3.0) for i in (1, 2)]
         self.new_samples = widgets.Button(description="new samples")
         self.save_picture = widgets.Button(description="save picture")
-        self.message = widgets.HTML()
+        self.message, self.caption = widgets.HTML(), widgets.HTML()
+        self.picture = widgets.Image(format="png", layout={"max_width": "1100px"})
         size = next(iter(self.images.values())).shape[-1]
         self.canvas = Canvas(width=size, height=size, layout={"width": "256px", "height": "256px"})
         self.canvas.add_class("paperlib-pixels")
-        self.run = [
-            widgets.Dropdown(options=labels, index=k % len(labels), description=place, **WIDE)
-            for k, place in enumerate(("run above", "run below"))
-        ]
-        self.picture = widgets.Image(format="png", layout={"max_width": "1100px"})
-
-    def _rows(self) -> list[widgets.Widget]:
-        hiding = [self.image, self.corruption, *self.parameters.values(), self.mask_seed]
-        painting = [self.brush, self.brush_width]
+        hiding = [self.image, self.corruption, self.mask_seed, self.brush, self.brush_width]
         answering = [*self.run, *self.z, self.new_samples, self.save_picture]
-        columns = [[self.canvas], [*hiding, *painting], answering]
-        above = widgets.HBox([widgets.VBox(each) for each in columns], layout=WRAPPED)
-        return [widgets.HTML(PIXELS), above, self.picture, self.message]
-
-    def _connect(self) -> None:
-        for control in (self.image, self.mask_seed, *self.parameters.values()):
-            control.observe(lambda _: self.draw_mask(), "value")
-        for slider in self.z:
-            slider.observe(lambda _: self.answer(), "value")
-        for run in self.run:
-            run.observe(lambda change: self.change_run(change.owner, change.old), "value")
-        self.corruption.observe(lambda _: self.take_preset(), "value")
-        self.new_samples.on_click(lambda _: self.draw_samples())
-        self.save_picture.on_click(lambda _: self.save())
+        above = [widgets.VBox(each) for each in ([self.canvas], hiding, answering)]
+        wrapped = widgets.HBox(above, layout={"flex_flow": "row wrap", "grid_gap": "0 10px"})
+        super().__init__([widgets.HTML(PIXELS), wrapped, self.caption, self.picture, self.message])
+        for control in (self.image, self.corruption, self.mask_seed):
+            control.observe(self.draw_mask, "value")
+        for control in (*self.run, *self.z):
+            control.observe(self.answer, "value")
+        self.new_samples.on_click(self.draw_samples)
+        self.save_picture.on_click(self.save)
         self.canvas.on_mouse_down(lambda x, y: self.paint((x, y), (x, y)))
-        self.canvas.on_mouse_move(lambda x, y: self.stroke and self.paint(self.stroke, (x, y)))
-        self.canvas.on_mouse_up(lambda *_: self.end_stroke())
-        self.canvas.on_mouse_out(lambda *_: self.end_stroke())
+        self.canvas.on_mouse_move(lambda x, y: self.paint(self.stroke, (x, y)))
+        self.canvas.on_mouse_up(self.end_stroke)
+        self.canvas.on_mouse_out(self.end_stroke)

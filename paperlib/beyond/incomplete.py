@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 
 from paperlib.beyond.incomplete_files import (
     Incomplete,
-    image_header,
     incomplete_files,
+    read_file,
     read_incomplete,
 )
 from paperlib.config import DataConfig
@@ -53,19 +53,18 @@ class IncompleteFolder(Files):
 
     @cached_property
     def ids(self) -> list[str]:
-        names = [(path, path.relative_to(self.path).as_posix()) for path in self.files]
-        if self.config.fit == "resize":
-            return [name for _, name in names]
-        return [f"{name}#{top},{left}" for path, name in names for top, left in self._tiles(path)]
+        return [id_ for path in self.files for id_ in self._ids_of(path)]
 
-    def _tiles(self, path: Path) -> list[tuple[int, int]]:
-        """(top, left) of the tiles of a file; one where reading it will say what is wrong."""
+    def _ids_of(self, path: Path) -> list[str]:
+        name = path.relative_to(self.path).as_posix()
+        if self.config.fit == "resize":
+            return [name]
         try:
-            sides, _ = image_header(path, self.max_pixels)
-        except DataError:
-            return [(0, 0)]
+            sides, _ = read_file(path, self.max_pixels, header_only=True)
+        except DataError:  # which reading its first tile will say
+            sides = (0, 0)
         tops, lefts = (range(0, side - self.size + 1, self.size) for side in sides)
-        return [(top, left) for top in tops for left in lefts] or [(0, 0)]
+        return [f"{name}#{top},{left}" for top in tops for left in lefts] or [f"{name}#0,0"]
 
     @cached_property
     def limits(self) -> list[list[float]]:
@@ -75,16 +74,13 @@ class IncompleteFolder(Files):
             found = np.stack(list(pool.map(self._extremes, self.files)))  # (files, 2, C)
         low, high = found[:, 0].min(axis=0), found[:, 1].max(axis=0)
         if not (low < high).all():
-            raise DataError(
-                f"{self.path}: no image can be read, or a band has one value only: see what is "
-                "wrong with its files, or leave that band out"
-            )
+            raise DataError(f"{self.path}: no image can be read, or a band has one value only")
         return np.stack([low, high], axis=1).tolist()
 
     def _extremes(self, path: Path) -> np.ndarray:
         """The least and the greatest observed value of each band, (2, C)."""
         try:
-            if image_header(path, self.max_pixels)[1] == np.uint8:
+            if read_file(path, self.max_pixels, header_only=True)[1] == np.uint8:
                 return np.repeat([[0.0], [255.0]], self.bands, axis=1)
             image = self._decoded(path)
         except DataError:  # which will be said when it is to be used
@@ -93,24 +89,23 @@ class IncompleteFolder(Files):
         return np.stack([seen.min(axis=0), seen.max(axis=0)])
 
     def _decode(self, path: Path) -> Incomplete:
-        c = self.config
-        image = read_incomplete(path, c.missing, c.missing_value, self.max_pixels)
+        rule, value = self.config.missing, self.config.missing_value
+        image = read_incomplete(path, rule, value, self.max_pixels)
         if (bands := image.values.shape[2]) != self.bands:
             raise DataError(f"{path}: {bands} bands, not {self.bands}: set bands to it")
         return image
 
     def read(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
         """(size, size, C) uint8, 0 where missing, and what was observed, (size, size) bool."""
-        name, _, place = (
-            image_id.rpartition("#") if self.config.fit == "crop" else (image_id, "", "")
-        )
+        crop = self.config.fit == "crop"
+        name, _, place = image_id.rpartition("#") if crop else (image_id, "", "")
         image = self._decoded(self.path / name)
         height, width = image.observed.shape
         if min(height, width) < self.size:
             raise DataError(f"{width} x {height} px, smaller than the {self.size} px tiles")
         with self._finding_limits:  # once, by the first thread that asks
             low, high = np.array(self.limits).T  # (C,) each
-        if self.config.fit == "crop":
+        if crop:
             top, left = map(int, place.split(","))
             window = np.s_[top : top + self.size, left : left + self.size]
             values, observed = image.values[window].astype(float), image.observed[window]
@@ -128,11 +123,7 @@ class IncompleteFolder(Files):
 
 
 def _shrink(image: Incomplete, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The shorter side brought to ``size``, the centre cropped, averaged over observed pixels.
-
-    Returns:
-        values (size, size, C) float and observed (size, size) bool.
-    """
+    """Values (size, size, C) and observed (size, size): averages over the observed pixels."""
 
     def average(plane: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(plane.astype(np.float32))
@@ -158,10 +149,9 @@ class Description:
 def describe(data: Prepared, split: str = "training") -> Description:
     """Describe a split of a prepared data set of incomplete images, and say what looks wrong.
 
-    The method needs that every pixel is observed in some image, for what no mask ever shows cannot
-    be learned, and that masks do not depend on what they hide (section 2.1: M independent of X). The
-    test of that is simple and can miss much: whether images of which more is missing are brighter
-    or darker in what is left, by rank correlation, two-sided.
+    What no mask ever shows cannot be learned, and masks must not depend on what they hide (section
+    2.1: M independent of X). The test of that can miss much: the rank correlation between how much
+    of an image is missing and how bright the rest is, two-sided.
 
     Raises:
         DataError: the split is empty, or the data set has no masks of its own.
@@ -177,28 +167,22 @@ def describe(data: Prepared, split: str = "training") -> Description:
         m = masks[row]  # (size, size) bool
         missing[i], brightness[i] = 1 - m.mean(), images[row][m].mean()
         different.add(np.packbits(m).tobytes())
-        observed_by += m
-    observed_by /= len(rows)
-    rho, p = 0.0, 1.0
-    if np.ptp(missing) > 0 and np.ptp(brightness) > 0:
-        rho, p = spearmanr(missing, brightness)
+        observed_by += m / len(rows)
     seen = f"every pixel is observed somewhere, the rarest by {observed_by.min():.1%} of the images"
     if never := (observed_by == 0).sum():
         seen = (
             f"WARNING: {never} of {observed_by.size} pixels are observed in no image at all: no "
             "method can learn what is there, and what it paints there means nothing"
         )
+    varied = np.ptp(missing) > 0 and np.ptp(brightness) > 0
+    rho, p = spearmanr(missing, brightness) if varied else (0.0, 1.0)
     sign = "no sign that masks depend on content"
     if p < SUSPICIOUS:
-        sign = (
-            "WARNING: masks look dependent on content: what is hidden may differ from what is seen, "
-            "which the method takes to be alike"
-        )
+        sign = "WARNING: masks look dependent on content, of which the method takes no account"
     text = (
         f"{len(rows)} images, {len(different)} different masks\n"
         f"missing: {missing.mean():.1%} of the pixels on average (standard deviation over images "
         f"{missing.std():.1%}, from {missing.min():.1%} to {missing.max():.1%})\n{seen}\n{sign} "
-        f"(Spearman's correlation {rho:+.2f} between how much of an image is missing and how bright "
-        f"the rest is, p = {p:.2g})"
+        f"(Spearman's correlation of missing share and brightness {rho:+.2f}, p = {p:.2g})"
     )
     return Description(text, observed_by)

@@ -7,13 +7,13 @@ share one z, and the tiles' answers are blended with weights that vanish towards
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import pad
 from tqdm import tqdm
@@ -51,29 +51,22 @@ def inpaint(
     overwrite: bool = False,
     device: torch.device | str | None = None,
 ) -> dict[Path, str]:
-    """Fill in an image, or every image of a folder, one after the other.
+    """Fill in an image, or every image of a folder; give back those that failed, each with why.
 
-    For NAME it writes into ``output`` NAME-sample1 ... NAME-sampleK, NAME-mean and NAME-std, in
-    the format of the input (PNG for JPEG, which would not keep what was observed), and for all of
-    them ``contact-sheet.png``. An image that fails does not stop the others. A complete one, as a
-    clear sky among clouds, is no failure: it comes back as it is, and is named on standard error.
+    For NAME it writes into ``output`` NAME-sample1 ... NAME-mean and NAME-std, in the format of the
+    input (PNG for JPEG, which would not keep what was observed), and ``contact-sheet.png``: a row
+    for each of the first images, observed, a sample, mean and std. An image that fails does not
+    stop the others. A complete one, as a clear sky among clouds, comes back as it is, and is named.
 
     Args:
-        run_folder: the directory of a trained run.
-        source: an image or a folder.
-        output: a new or an empty folder, or any with ``overwrite``.
-        samples: K, each with a z that is a function of ``seed``, the image's name and its number.
-        missing: what says which pixels are missing, or ``missing_value``: see ``incomplete_files``.
+        samples: each with a z that is a function of ``seed``, the image's name and its number.
+        missing, missing_value, max_pixels: see ``read_incomplete``.
         limits: the values that stand for -1 and 1, if not those of the run's training.
-        max_pixels: larger images are refused.
-
-    Returns:
-        the images that failed, each with the reason.
+        overwrite: write into a folder that is not empty.
 
     Raises:
         ConfigurationError: ``output`` is in use or lies in ``source``, or an argument makes no sense.
-        DataError: there is no image.
-        RunError: ``run_folder`` is not that of a trained run.
+        DataError: there is no image. RunError: ``run_folder`` is not that of a trained run.
     """
     _check_folders(source, output, overwrite)
     if samples < 1 or max_pixels < 1:
@@ -82,17 +75,33 @@ def inpaint(
         raise ConfigurationError(f"--range must be two numbers, the lower first, got {limits}")
     run = Run(run_folder)
     G, trained_on = run.generator(device or default_device()), run.record.get("limits")
-
-    def fill(path: Path, name: str) -> Iterator[tuple[str, np.ndarray]]:
-        image = read_incomplete(path, missing, missing_value, max_pixels)
-        stand = limits_of(image, run.config.bands, limits, trained_on)
-        if image.observed.all():
-            note = "no pixel is missing, it is given back as it is: is --missing right?"
-            tqdm.write(f"note: {path}: {note}", file=sys.stderr)
-        yield "observed", np.where(image.observed[..., None], image.values, np.nan)
-        yield from fill_in(G, run.config, image, name, samples, seed, stand)
-
-    return _fill_in_all(source, output, fill)
+    root, files = (
+        (source, incomplete_files(source)) if source.is_dir() else (source.parent, [source])
+    )
+    failed: dict[Path, str] = {}
+    filled: dict[Path, list[Tensor]] = {}  # by where it went, what the contact sheet shows
+    for path in track(files, len(files), f"filling in {len(files)} images"):
+        name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+        target = (output / name).with_suffix(".png" if suffix in (".jpg", ".jpeg") else suffix)
+        try:
+            image = read_incomplete(path, missing, missing_value, max_pixels)
+            stand = limits_of(image, run.config.bands, limits, trained_on)
+            if target in filled:
+                raise DataError(f"its results would replace those of another {target.name}")
+            if image.observed.all():
+                tqdm.write(f"note: {path}: no pixel is missing, it is given back", file=sys.stderr)
+            shown = {"observed": np.where(image.observed[..., None], image.values, np.nan)}
+            for label, values in fill_in(G, run.config, image, name, samples, seed, stand):
+                write_image(target.with_stem(f"{path.stem}-{label}"), values)
+                if label in ("sample1", "mean", "std"):
+                    shown[label] = values
+            filled[target] = _thumbnails(list(shown.values())) if len(filled) < ON_SHEET else []
+        except (DataError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+            reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
+            failed[path] = f"{path}: {' '.join(reason.split())}"
+    if sheet := [thumbnail for row in filled.values() for thumbnail in row]:
+        _write_sheet(output / "contact-sheet.png", sheet)
+    return failed
 
 
 def _check_folders(source: Path, output: Path, overwrite: bool) -> None:
@@ -101,44 +110,29 @@ def _check_folders(source: Path, output: Path, overwrite: bool) -> None:
     if blocked := next((p for p in (output, *output.parents) if p.is_file()), None):
         raise ConfigurationError(f"{output} cannot be made, {blocked} is a file: choose a folder")
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
-        raise ConfigurationError(
-            f"{output} lies in {source}, whose images the next run would read with the results in "
-            "it: choose a folder elsewhere"
-        )
+        raise ConfigurationError(f"{output} lies in {source}: its images would be read next time")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise ConfigurationError(f"{output} is not empty: choose another folder, or --overwrite")
 
 
-def _fill_in_all(
-    source: Path, output: Path, fill: Callable[[Path, str], Iterator[tuple[str, np.ndarray]]]
-) -> dict[Path, str]:
-    """Write what ``fill(path, name)`` yields of each image, and the contact sheet."""
-    root = source if source.is_dir() else source.parent
-    files = incomplete_files(source) if source.is_dir() else [source]
-    failed: dict[Path, str] = {}
-    sheet: dict[str, dict[str, np.ndarray]] = {}
-    taken: set[Path] = set()
-    for path in track(files, len(files), f"filling in {len(files)} images"):
-        name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
-        target = (output / name).with_suffix(".png" if suffix in (".jpg", ".jpeg") else suffix)
-        shown = {}
-        try:
-            for label, values in fill(path, name):
-                if target in taken:
-                    raise DataError(f"its results would replace those of another {target.name}")
-                if label != "observed":
-                    write_image(target.with_stem(f"{path.stem}-{label}"), values)
-                shown[label] = _thumbnail(values)
-        except (DataError, OSError, MemoryError, torch.OutOfMemoryError) as error:
-            reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
-            failed[path] = f"{path}: {' '.join(reason.split())}"
-            continue
-        taken.add(target)
-        if len(sheet) < ON_SHEET:
-            sheet[name] = shown
-    if sheet:
-        _draw(output / "contact-sheet.png", sheet)
-    return failed
+def _thumbnails(shown: list[np.ndarray]) -> list[Tensor]:
+    """(3, THUMBNAIL, THUMBNAIL) of observed, sample, mean and std; light grey is missing."""
+    from torchvision.transforms.functional import to_tensor
+
+    low, high = np.nanmin(shown[0]), np.nanmax(shown[0])
+    found = []
+    for values, zero in zip(shown, (low, low, low, 0), strict=True):
+        unit = ((values.astype(float) - zero) / max(high - low, 1e-9)).clip(0, 1)
+        colours = unit[..., :3] if unit.shape[2] >= 3 else unit[..., [0, 0, 0]]
+        picture = Image.fromarray((255 * np.nan_to_num(colours, nan=0.85)).astype(np.uint8))
+        found.append(to_tensor(ImageOps.pad(picture, (THUMBNAIL, THUMBNAIL), color="white")))
+    return found
+
+
+def _write_sheet(path: Path, thumbnails: list[Tensor]) -> None:
+    from torchvision.utils import save_image
+
+    write_atomically(path, lambda draft: save_image(thumbnails, draft, "png", nrow=4))
 
 
 def limits_of(
@@ -147,10 +141,8 @@ def limits_of(
     limits: tuple[float, float] | None,
     trained_on: list[list[float]] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The values of each band that stand for -1 and 1, (C,) each.
-
-    As asked for by ``limits``; else those of training on incomplete images; else all values of an
-    integer type, or 0 and 1 of floats.
+    """The values of each band that stand for -1 and 1, (C,) each: ``limits``, else those of
+    training on incomplete images, else all values of an integer type, or 0 and 1 of floats.
 
     Raises:
         DataError: the image has other bands than the run's ``bands``, or values beyond the limits.
@@ -179,13 +171,7 @@ def fill_in(
     """Yield ("sample1", values), ..., ("mean", values), ("std", values), (H, W, C) each.
 
     Samples and mean have the observed values of the input, to the bit; the std is in units of the
-    input's values, 0 where observed. Only two sums are held, so memory does not grow with K.
-
-    Args:
-        G: the averaged generator of a run of the configuration ``config``.
-        image: what to fill in, of so many bands as the run, or a grey one.
-        name: of the image; see ``inpaint`` for ``samples`` and ``seed``.
-        limits: the values of each band that stand for -1 and 1, (C,) each.
+    input's values, 0 where observed. Memory does not grow with the number of samples.
     """
     (low, high), seen, dtype = limits, image.observed[..., None], image.values.dtype
     scaled = (np.where(seen, image.values, low) - low) * (2 / (high - low)) - 1
@@ -214,17 +200,9 @@ def fill_in(
 
 @torch.inference_mode()
 def reconstruct_tiled(G: Any, y: Tensor, m: Tensor, z: Tensor, size: int) -> Tensor:
-    """G's answer for an image of any size, from overlapping tiles with one z.
+    """G's answer for y (C, H, W) and m (1, H, W), from overlapping tiles with one z (nz,).
 
-    Args:
-        G: a trained generator for ``size`` x ``size`` images.
-        y: observation, (C, H, W), in [-1, 1], 0 where missing.
-        m: mask, (1, H, W), 1 = observed.
-        z: (nz,).
-        size: of the tiles, pixels.
-
-    Returns:
-        (C, H, W) on the CPU; where ``m`` is 1, arbitrary.
+    Gives (C, H, W) on the CPU, arbitrary where ``m`` is 1; ``size`` is the tiles' in pixels.
     """
     device = next(G.parameters()).device
     _, height, width = y.shape
@@ -260,28 +238,3 @@ def tile_window(size: int, border: int = 0) -> Tensor:
     ramp = torch.minimum(place, size - place) / (size / 2)  # (size,)
     ramp[(place < border) | (place > size - border)] *= 1e-3
     return torch.outer(ramp, ramp)
-
-
-def _thumbnail(values: np.ndarray) -> np.ndarray:
-    """Every n-th pixel, at most THUMBNAIL a side: what the contact sheet holds of an image."""
-    step = -(-max(values.shape[:2]) // THUMBNAIL)
-    return values[::step, ::step].astype(float)  # a copy, as a view would keep the whole
-
-
-def _draw(path: Path, sheet: dict[str, dict[str, np.ndarray]]) -> None:
-    """A row an image; the first three bands as colours, from its least to its greatest value."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 2 * len(sheet)), layout="constrained")
-    axes = figure.subplots(len(sheet), 4, squeeze=False)
-    for row, (name, shown) in zip(axes, sheet.items(), strict=True):
-        low, high = np.nanmin(shown["observed"]), np.nanmax(shown["observed"])
-        for ax, label in zip(row, ("observed", "sample1", "mean", "std"), strict=True):
-            picture = (shown[label] - low) / max(high - low, 1e-9)
-            picture = picture[..., :3] if picture.shape[2] >= 3 else picture[..., [0, 0, 0]]
-            picture = np.nan_to_num(picture.clip(0, 1), nan=0.85)  # light grey is missing
-            ax.imshow(shown["std"].mean(axis=2) if label == "std" else picture, cmap="magma")
-            ax.set(xticks=[], yticks=[], title=label)
-        row[0].set_ylabel(name[-24:], fontsize=7, parse_math=False)
-    with warnings.catch_warnings(action="ignore"):  # of a name in a script without a font
-        write_atomically(path, lambda draft: figure.savefig(draft, format="png"))

@@ -17,11 +17,11 @@ from paperlib.core.algorithm1 import Algorithm1, Networks, Pass
 from paperlib.core.models import Discriminator, Encoder, Generator
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MaskAwarePass(Pass):
     """A pass of Algorithm 1, and m'."""
 
-    m_real: Tensor | None = None  # (B, 1, H, W)  m', masks independent of y
+    m_real: Tensor  # (B, 1, H, W)  m', masks independent of y
 
 
 class MaskAware(Algorithm1):

@@ -1,10 +1,8 @@
 """Choosing settings without a complete image: hide a part of what was observed, and guess it.
 
-The paper gives no values for lambda_y and lambda_z and does not say what its hold-out was scored
-with. Here a run is scored on observations of the hold-out alone: of each one a part is hidden
-again, G fills in what is left several times, and the samples are compared with what was hidden.
-The energy score is proper, so no over-confident and no over-dispersed run can win by its spread;
-coverage says which of the two it is.
+A run is scored on observations of the hold-out alone: of each a part is hidden again, and samples
+of it are compared with what was there. The energy score is proper: no over-confident and no
+over-dispersed run can win by its spread; coverage says which of the two it is.
 """
 
 from __future__ import annotations
@@ -29,11 +27,10 @@ from paperlib.evaluation.calibration import coverage, energy_score
 from paperlib.evaluation.metrics import BATCH, bootstrap_ratio
 from paperlib.evaluation.sampling import Reconstruct, sampler
 from paperlib.progress import track
-from paperlib.records import provenance, read_record, write_record
+from paperlib.records import provenance, write_record
 from paperlib.run import Run
 from paperlib.training.loop import default_device, train
 
-SELECTION_VERSION = 1  # a score by another one is made again
 HIDDEN = 0.25  # at most this share of an image's observed pixels
 DRAWS = 200  # of fresh masks, at most, to find what to hide
 SAMPLES = 20  # z an image
@@ -44,31 +41,17 @@ def hide(m: Tensor, p_m: MaskLaw, generator: torch.Generator) -> Tensor:
     """Masks that show a part of what ``m`` shows; what they hide is shaped as p_M hides.
 
     A pixel stays visible if any of k fresh masks observes it, with the least k that hides at most
-    the share HIDDEN of what an image shows. A fresh mask that would leave nothing hidden is passed
-    over.
-
-    Args:
-        m: masks, (B, 1, H, W), 1 = observed.
-        p_m: their distribution.
-        generator: draws the fresh ones.
-
-    Returns:
-        (B, 1, H, W); equal to ``m`` where nothing could be hidden.
+    the share HIDDEN of what an image shows; a fresh mask that would leave nothing hidden is passed
+    over. Masks are (B, 1, H, W), 1 = observed; one of which nothing could be hidden comes back.
     """
-    batch, _, size, _ = m.shape
-    most = HIDDEN * _pixels(m)  # (B, 1, 1, 1)
-    hidden = m
+    most, hidden = HIDDEN * m.mean(dim=(1, 2, 3), keepdim=True), m  # (B, 1, 1, 1), (B, 1, H, W)
     for _ in range(DRAWS):
-        done = _pixels(hidden) <= most
-        if done.all():
+        many = hidden.mean(dim=(1, 2, 3), keepdim=True) > most
+        if not many.any():
             break
-        fewer = hidden * (1 - p_m.sample(batch, size, generator, m))
-        hidden = torch.where(~done & (_pixels(fewer) > 0), fewer, hidden)
-    return torch.where(_pixels(hidden) <= most, m - hidden, m)
-
-
-def _pixels(m: Tensor) -> Tensor:
-    return m.sum(dim=(1, 2, 3), keepdim=True)
+        fewer = hidden * (1 - p_m.sample(len(m), m.shape[-1], generator, m))
+        hidden = torch.where(many & fewer.amax(dim=(1, 2, 3), keepdim=True).bool(), fewer, hidden)
+    return torch.where(hidden.mean(dim=(1, 2, 3), keepdim=True) > most, m, m - hidden)
 
 
 def score_hidden(
@@ -76,14 +59,10 @@ def score_hidden(
 ) -> dict[str, Tensor]:
     """Per observation, (B,), how well samples guess what ``shown`` hides of it; NaN for nothing.
 
-    Args:
-        reconstruct: what fills in, e.g. ``sampling.sampler(G, SAMPLES, seed)``.
-        y, m: observations (B, C, H, W) and their masks (B, 1, H, W).
-        shown: what is shown of them, (B, 1, H, W), from ``hide``.
-        rows: their numbers.
-
-    Returns:
-        energy: energy score, in units of y; coverage_50, coverage_80; mse: of the samples' mean.
+    ``reconstruct`` (e.g. ``sampling.sampler(G, SAMPLES, seed)``) is given what ``shown``, from
+    ``hide``, leaves of the observations y (B, C, H, W) and their masks m (B, 1, H, W), and their
+    numbers ``rows``. Returns energy (energy score, in units of y), mse of the samples' mean, and
+    coverage_50 and _80.
     """
     hidden = (m > 0) & (shown == 0)  # (B, 1, H, W)
     samples, _ = reconstruct(corrupt(y, shown), shown, rows)  # (S, B, C, H, W)
@@ -98,46 +77,25 @@ def score_hidden(
 def over_images(scores: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     """The mean of each score over images (B,), as value, low, high, images.
 
-    Images of which nothing was to be guessed do not count: their coverage is NaN, which it is not
-    for a G that diverged.
-
-    Raises:
-        DataError: of none of them was anything to be guessed.
+    Images of which nothing was to be guessed do not count (their coverage is NaN); DataError if that
+    is all of them.
     """
     counts = ~scores["coverage_50"].isnan()
     if not counts.any():
-        raise DataError(
-            "no fresh mask hides a part of what the hold-out shows, so there is nothing to score; "
-            "mask_shift or mask_flips may help"
-        )
+        raise DataError("no fresh mask hides a part of the hold-out: try mask_shift or mask_flips")
     return {k: vars(bootstrap_ratio(v[counts].double().numpy())) for k, v in scores.items()}
 
 
 def score_run(folder: Path, device: torch.device | str | None = None) -> dict[str, Any]:
     """Score a trained run on the observations of its hold-out; write ``selection.json``.
 
-    No complete image is looked at. Does nothing if it has been done for the same generator.
-
-    Returns:
-        the record; under ``scores`` each of ``score_hidden``, as of ``over_images``.
-
-    Raises:
-        RunError: the run is not trained, or was trained on other data.
-        DataError: its data set is not prepared or has no hold-out, or nothing of that could be
-            hidden.
+    No complete image is looked at. Returns the record; its ``scores`` are as of ``over_images``.
     """
     run, device = Run(folder), torch.device(device or default_device())
     config, G, data = run.config, run.generator(device), load_prepared(run.config.data)
     if run.record["data_checksum"] != data.checksum:
-        raise RunError(
-            f"{folder} was trained on other data than {data.folder} now holds: prepare those, or "
-            "delete the run and train it again"
-        )
+        raise RunError(f"{folder} was trained on other data than {data.folder} now holds")
     rests_on = {key: run.record[key] for key in ("generator_checksum", "data_checksum")}
-    rests_on["selection"] = SELECTION_VERSION
-    path = folder / "selection.json"
-    if path.is_file() and (done := read_record(path)).get("rests_on") == rests_on:
-        return done
     p_m = law_of(config)
     observed = Observations(data, "validation", p_m, config.mask_seed, device)
     reconstruct = sampler(G, SAMPLES, config.evaluation_seed)
@@ -149,21 +107,17 @@ def score_run(folder: Path, device: torch.device | str | None = None) -> dict[st
         shown = torch.cat([hide(m[i : i + 1], p_m, draw) for i, draw in enumerate(draws)])
         batches.append(score_hidden(reconstruct, y, m, shown, rows.numpy()))
     scores = over_images({k: torch.cat([b[k] for b in batches]).cpu() for k in batches[0]})
-    about = provenance(config, data.checksum)
-    return write_record(path, about | {"rests_on": rests_on, "scores": scores})
+    record = provenance(config, data.checksum) | {"rests_on": rests_on, "scores": scores}
+    return write_record(folder / "selection.json", record)
 
 
 def candidates(config: RunConfig, grid: dict[str, list[Any]]) -> list[RunConfig]:
     """The product of the values that a run's keys may take, e.g. {"lambda_z": [0.5, 2]}.
 
-    Raises:
-        ConfigurationError: a key or a value that the configuration refuses, or a key of what the
-            runs are scored on, which must be the same for all.
+    ConfigurationError if it refuses one, or for a key of what the runs are scored on.
     """
     if shared := [key for key in grid if key in EvaluationConfig.model_fields]:
-        raise ConfigurationError(
-            f"select compares runs on the same observations: {', '.join(shared)} cannot vary"
-        )
+        raise ConfigurationError(f"select compares on equal data: {', '.join(shared)} cannot vary")
     return [
         RunConfig.parse(config.model_dump() | dict(zip(grid, values, strict=True)), "select")
         for values in itertools.product(*grid.values())
@@ -171,48 +125,29 @@ def candidates(config: RunConfig, grid: dict[str, list[Any]]) -> list[RunConfig]
 
 
 def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> list[dict[str, Any]]:
-    """Train every candidate and score it; goes on where it stopped.
+    """Train every candidate in a folder of its own and score it; goes on where it stopped.
 
-    Args:
-        config: the run whose keys are to be chosen.
-        grid: key -> values to try.
-        folder: gets a run's directory for each candidate, named by its values.
-
-    Returns:
-        the records, the best (least energy score) first, and last those that are not numbers. A
-        candidate whose training diverges is left out, and said on standard error.
-
-    Raises:
-        ConfigurationError: as ``candidates``.
-        Diverged: all of them do.
-        DataError, RunError: as ``score_run`` and ``train``.
+    Returns the records of ``score_run``, the least energy score first, and last those that are not
+    numbers. One whose training diverges is left out, and said on standard error.
     """
-    found = []
-    trials = candidates(config, grid)
+    found, trials = [], candidates(config, grid)
     load_prepared(config.data).indices("validation")  # its lack is said before hours of work
     for candidate in track(trials, len(trials), f"selecting {', '.join(grid)} of {config.name}"):
-        name = "-".join(f"{key}={_short(getattr(candidate, key))}" for key in grid)
+        values = [str(getattr(candidate, key)).removesuffix(".0") for key in grid]
+        name = "-".join(map("=".join, zip(grid, values, strict=True))).replace(" ", "")
         try:
             train(candidate, folder / name)
         except Diverged as fault:
             print(f"left out: {fault}", file=sys.stderr)
-            diverged = fault
         else:
             found.append(score_run(folder / name) | {"name": name})
     if not found:
-        raise diverged
+        raise Diverged("every candidate did")
     return sorted(found, key=lambda r: np.nan_to_num(r["scores"]["energy"]["value"], nan=np.inf))
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
 
 
 def as_lines(found: list[dict[str, Any]]) -> str:
     """A table of what ``search`` returns, for the terminal."""
-    rows = []
-    for record in found:
-        scores = {name: score["value"] for name, score in record["scores"].items()}
-        interval = "[{low:.4f}, {high:.4f}]".format(**record["scores"]["energy"])
-        rows.append({"settings": record["name"]} | scores | {"energy, 95 %": interval})
+    scores = [{name: s["value"] for name, s in record["scores"].items()} for record in found]
+    rows = [{"settings": record["name"]} | s for record, s in zip(found, scores, strict=True)]
     return pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format)

@@ -25,7 +25,7 @@ def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0
         print(f"{what}: no answer yet. Replace None, and run both cells again.")
         return
     if isinstance(expected, Tensor):
-        if getattr(yours, "shape", None) != expected.shape:
+        if not isinstance(yours, Tensor) or yours.shape != expected.shape:
             print(f"{what}: expected a tensor of the shape {tuple(expected.shape)}: look again")
             return
         what, yours, expected = f"{what}, difference", (yours - expected).abs().max().item(), 0.0

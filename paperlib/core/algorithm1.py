@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from paperlib.core.corruption import MaskLaw, composite, corrupt
+from paperlib.core.fill import pyramid_fill
 from paperlib.core.losses import (
     ADVERSARIAL,
     kl_to_standard_normal,
@@ -77,7 +78,7 @@ class Algorithm1:
     Args:
         config: the variant (``method``: base, encoding_z, encoding_y or both) and the switches:
             adversarial, lambda_y, lambda_z, lambda_y_weighs, lambda_kl, norm, z_rec_from, z_enc,
-            d_sees_y_hat, nz, accumulate, lr_g, lr_d, beta1, beta2.
+            d_sees_y_hat, discriminator_input, nz, accumulate, lr_g, lr_d, beta1, beta2.
         nets: where they are to be trained, e.g. from ``build_networks``.
         p_m: the mask distribution.
         adam: makes the optimisers.
@@ -107,7 +108,9 @@ class Algorithm1:
     @staticmethod
     def build_networks(config: Any) -> Any:
         """G, D and E for the configuration's size, randomly initialised."""
-        return Networks(Generator(config), Discriminator(config), Encoder(config))
+        sees_fill = config.discriminator_input == "fill"
+        c_in = 2 * config.bands + 1 if sees_fill else config.bands
+        return Networks(Generator(config), Discriminator(config, c_in), Encoder(config))
 
     @property
     def encodes_z(self) -> bool:
@@ -183,8 +186,16 @@ class Algorithm1:
         return p
 
     def judged(self, p: Any, name: str) -> Tensor:
-        """What D is shown of "y", "y_tilde" or "y_hat": the observation alone, as in the paper."""
-        return getattr(p, name)
+        """What D is shown of "y", "y_tilde" or "y_hat": the observation alone, as in the paper.
+
+        With ``discriminator_input: fill`` also what the observation alone determines, its mask T(y)
+        and its smooth fill: still a D(y), whose first layers need not find them.
+        """
+        y = getattr(p, name)
+        if self.config.discriminator_input == "observation":
+            return y
+        m = p.m_tilde if name == "y_tilde" else p.m
+        return torch.cat([y, m, pyramid_fill(y, m)], dim=1)  # (B, 2 C + 1, H, W)
 
     def discriminator_loss(self, p: Any) -> Losses:
         """Line 12, negated: what D descends. G receives no gradient."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from paperlib.core.algorithm1 import Algorithm1, Batch, Losses, Networks
 from paperlib.core.corruption import MaskLaw, composite, corrupt
 from paperlib.core.losses import ADVERSARIAL, gradient_penalty, observation_error
-from paperlib.core.models import DataGenerator, Discriminator, Generator
+from paperlib.core.models import DataGenerator, Discriminator, Encoder, Generator
 
 
 @dataclass
@@ -40,9 +40,16 @@ class Unpaired(Algorithm1):
 
     learns_from: ClassVar[str] = "unpaired"  # batches (y, m, x')
 
+    @staticmethod
+    def build_networks(config: Any) -> Networks:
+        return Networks(Generator(config), Discriminator(config), Encoder(config))
+
     def forward(self, y: Tensor, m: Tensor, x: Tensor, *, generator: torch.Generator) -> Any:
         z = torch.randn(len(y), self.config.nz, generator=generator, device=y.device)  # (B, nz)
         return SupervisedPass(y, m, x, composite(self.nets.G(y, m, z), y, m))
+
+    def judged(self, p: SupervisedPass, name: str) -> Tensor:
+        return getattr(p, name)  # a complete image
 
     def discriminator_loss(self, p: SupervisedPass) -> Losses:
         adv = ADVERSARIAL[self.config.adversarial]
@@ -71,7 +78,7 @@ class Paired(Unpaired):
     @staticmethod
     def build_networks(config: Any) -> Networks:
         D = Discriminator(config, c_in=2 * config.bands)
-        return replace(Algorithm1.build_networks(config), D=D)
+        return replace(Unpaired.build_networks(config), D=D)
 
     def judged(self, p: SupervisedPass, name: str) -> Tensor:
         return torch.cat([getattr(p, name), p.y], dim=1)  # (B, 6, H, W): D knows what was observed

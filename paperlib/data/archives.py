@@ -38,21 +38,12 @@ class CelebA(Files):
             self._zip = None if self.path.is_dir() else zipfile.ZipFile(self.path)
         except zipfile.BadZipFile:
             raise self.unusable(f"{self.path} is not a zip file") from None
-        within = self.path / "list_eval_partition.txt"  # official; it may also lie beside
-        self._list = within if within.is_file() else self.path.with_name(within.name)
-
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        """Image id to its path in the zip or folder."""
         names = self._zip.namelist() if self._zip else map(str, self.path.rglob("*.jpg"))
         found = {Path(name).name: name for name in names if name.lower().endswith(".jpg")}
-        if not found:
-            raise self.unusable(f"no .jpg in {self.path}")
-        return dict(sorted(found.items()))
-
-    @property
-    def ids(self) -> list[str]:
-        return list(self._names)
+        self._names = dict(sorted(found.items()))  # id -> path in the zip or folder
+        self.ids = self.some(self._names)
+        within = self.path / "list_eval_partition.txt"  # official; it may also lie beside
+        self._list = within if within.is_file() else self.path.with_name(within.name)
 
     def content(self, image_id: str) -> bytes:
         name = self._names[image_id]
@@ -75,7 +66,9 @@ class CelebA(Files):
             files += f" {fingerprint_of_files(self._list.parent, [self._list.name])}"
         return files
 
-    def official(self) -> np.ndarray:
+    def where(self) -> np.ndarray | None:
+        if self.config.split != "official":
+            return super().where()
         try:
             lines = self._list.read_text(encoding="utf-8-sig").splitlines()
             part_of = dict(line.rsplit(maxsplit=1) for line in lines)  # "000001.jpg 0"
@@ -88,10 +81,9 @@ class CelebA(Files):
 
 
 class LSUN(Files):
-    """The LMDB bedroom_train_lmdb of JPEG or WebP files: 3,033,042 images, short side 256 pixels.
+    """The LMDB bedroom_train_lmdb: 3,033,042 JPEG or WebP files; an id is an image's key.
 
-    An id is the image's key. It is read by lmdb itself: torchvision's class leaves a cache file in
-    the current folder, decodes without a limit, and crashes on a truncated file.
+    It is read by lmdb itself: torchvision's class leaves a cache in the current folder.
     """
 
     PARTS = ("data.mdb",)
@@ -102,18 +94,14 @@ class LSUN(Files):
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
-        try:
+        try:  # no lock file: the disk may be read-only; no read-ahead: the values lie scattered
             import lmdb
+
+            self._lmdb = lmdb.open(str(self.path), readonly=True, lock=False, readahead=False)
         except ImportError:
             raise DataError("lsun: the package lmdb is missing; run 'pip install lmdb'") from None
-        try:  # no lock file: the disk may be read-only; no read-ahead: the values lie scattered
-            self._lmdb = lmdb.open(str(self.path), readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
-            raise self.unusable(f"{self.path} is not an LMDB ({error})") from None
-        size = (self._lmdb.info()["last_pgno"] + 1) * self._lmdb.stat()["psize"]
-        if (self.path / "data.mdb").stat().st_size < size:  # reading would kill the process
-            self.close()
-            raise self.unusable(f"{self.path / 'data.mdb'} is truncated")
+            raise self.unusable(f"{self.path} is not an LMDB, or damaged ({error})") from None
 
     def close(self) -> None:
         self._lmdb.close()
@@ -122,10 +110,7 @@ class LSUN(Files):
     def ids(self) -> list[str]:
         with self._lmdb.begin() as transaction:
             keys = transaction.cursor().iternext(keys=True, values=False)
-            names = [key.decode(errors="surrogateescape") for key in keys]
-        if not names:
-            raise self.unusable(f"{self.path / 'data.mdb'} has no images")
-        return names
+            return self.some(key.decode(errors="surrogateescape") for key in keys)
 
     def content(self, image_id: str) -> bytes:
         with self._lmdb.begin() as transaction:
@@ -136,13 +121,11 @@ class LSUN(Files):
 
 
 class Recipe1M(Files):
-    """Images of dishes: layer1.json, layer2.json and images/, below one folder.
+    """Images of dishes: layer1.json (the recipes' partitions), layer2.json (their images), images/.
 
-    ``layer1.json`` gives each recipe's partition, ``layer2.json`` its images. The image
-    ``abcdef.jpg`` is ``images/train/a/b/c/d/abcdef.jpg``, as the tar files unpack, or
-    ``images/a/b/c/d/abcdef.jpg``. Where only some of train, val and test were unpacked, the images
-    of the others are not listed: the paper's 619,424 are about those of train (619,508). An id is
-    the image's.
+    The image ``abcdef.jpg`` is ``images/train/a/b/c/d/abcdef.jpg``, as the tar files unpack, or
+    ``images/a/b/c/d/abcdef.jpg``. A partition that was not unpacked is not listed: the paper's
+    619,424 images are about those of train (619,508).
     """
 
     PARTS = ("layer1.json", "layer2.json", "images")
@@ -155,7 +138,7 @@ class Recipe1M(Files):
 
     @cached_property
     def _roots(self) -> list[Path]:
-        """Of each partition the folder that its hashed folders lie in, whether it exists or not."""
+        """The folders of the partitions, whether they exist or not."""
         images = self.path / "images"
         roots = [images / name for name in self.PARTITIONS]
         return roots if any(root.is_dir() for root in roots) else [images] * 3
@@ -163,29 +146,19 @@ class Recipe1M(Files):
     @cached_property
     def _partition_of(self) -> dict[str, int]:
         """Image id to the number of its partition in PARTITIONS, in the order of the ids."""
-
-        def wanted(entry: dict) -> dict:
-            return {key: entry[key] for key in entry.keys() & {"id", "partition", "images"}}
-
         try:
-            path = self.path / "layer1.json"
-            recipes = json.loads(path.read_bytes(), object_hook=wanted)
-            part_of = {r["id"]: self.PARTITIONS.index(r["partition"]) for r in recipes}
-            path = self.path / "layer2.json"
-            recipes = json.loads(path.read_bytes(), object_hook=wanted)
-            images = [(str(i["id"]), part_of[r["id"]]) for r in recipes for i in r["images"]]
+            layer1, layer2 = (json.loads((self.path / p).read_bytes()) for p in self.PARTS[:2])
+            part_of = {r["id"]: self.PARTITIONS.index(r["partition"]) for r in layer1}
+            found = [(str(i["id"]), part_of[r["id"]]) for r in layer2 for i in r["images"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            what = f"{path} is not the list of recipes that it should be ({error!r})"
-            raise DataError(f"{what}: download both layers again") from None
-        found = sorted(dict(reversed(images)).items())  # a recipe may repeat another's image
-        there = {image: part for image, part in found if self._roots[part].is_dir()}
-        if not there:
-            raise self.unusable(f"no image of {path} is in {self.path / 'images'}")
-        return there
+            what = f"layer1.json or layer2.json is damaged or not as expected ({error!r})"
+            raise self.unusable(what) from None
+        found = sorted(dict(reversed(found)).items())  # a recipe may repeat another's image
+        return {image_id: part for image_id, part in found if self._roots[part].is_dir()}
 
     @property
     def ids(self) -> list[str]:
-        return list(self._partition_of)
+        return self.some(self._partition_of)
 
     def content(self, image_id: str) -> bytes:
         root = self._roots[self._partition_of[image_id]]
@@ -197,12 +170,10 @@ class Recipe1M(Files):
         names = [f.relative_to(self.path).as_posix() for f in folders]
         return fingerprint_of_files(self.path, ["layer1.json", "layer2.json", *names])
 
-    def official(self) -> np.ndarray:
-        for root in self._roots:
-            if not root.is_dir():
-                tar = f"recipe1M_images_{root.name}.tar"
-                raise DataError(f"recipe1m: split 'official' needs {root}; unpack {tar}")
-        return np.array(list(self._partition_of.values()))
+    def where(self) -> np.ndarray | None:
+        if self.config.split == "official":
+            return np.array(list(self._partition_of.values()))
+        return super().where()
 
 
 SOURCES |= {"celeba": CelebA, "lsun": LSUN, "recipe1m": Recipe1M}

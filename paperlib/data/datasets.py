@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from paperlib import seeds
 from paperlib.config import EvaluationConfig
@@ -22,6 +21,10 @@ from paperlib.data.prepare import Prepared, load_prepared
 from paperlib.errors import DataError
 
 ALL = slice(None)
+TOGETHER = (
+    "corruption observed and dataset incomplete go together, and evaluation and the methods paired "
+    "and unpaired need complete images"
+)
 
 
 def law_of(config: EvaluationConfig) -> MaskLaw:
@@ -34,9 +37,7 @@ def law_of(config: EvaluationConfig) -> MaskLaw:
         return mask_law(config.corruption)
     data = load_prepared(config.data)
     if (masks := data.masks()) is None:
-        raise DataError(
-            f"{data.folder} holds complete images: corruption observed needs dataset incomplete"
-        )
+        raise DataError(f"{data.folder} holds complete images: {TOGETHER}")
     try:
         rows = torch.from_numpy(masks[data.indices("training")]).unsqueeze(1)
         return ObservedMasks(rows, config.mask_flips, config.mask_shift)
@@ -44,22 +45,20 @@ def law_of(config: EvaluationConfig) -> MaskLaw:
         raise DataError(f"{data.folder}: {error}") from None
 
 
-class Batches(Dataset):
-    """A split as a data set whose ``batch(rows)`` gives its rows.
+class Batches:
+    """A split, whose ``batch(rows)`` gives its rows; a base class.
 
     Each image is corrupted once: its mask is a pure function of (mask_seed, image id), or is stored
     with it where it is really incomplete.
 
     Args:
-        data: the prepared images.
-        split: "training", "validation" or "test".
-        law: p_M, by which masks are drawn.
-        mask_seed: of these masks.
+        data, split: the images; "training", "validation" or "test".
+        law, mask_seed: p_M and the seed by which masks are drawn.
         device: where batches are made.
         resident: keep the split on the device; else it is read batch by batch.
 
     Raises:
-        DataError: the images' masks are of another law, or the method needs complete images.
+        DataError: the law is not that of the images' masks, or they are to be complete.
     """
 
     _needs_complete = True
@@ -74,30 +73,23 @@ class Batches(Dataset):
         resident: bool = False,
     ) -> None:
         masks = data.masks()
-        if masks is not None and self._needs_complete:
-            raise DataError(
-                f"{data.folder} holds no complete images, which evaluation and the methods paired "
-                "and unpaired need"
-            )
-        if (masks is None) != isinstance(law, ComputedMasks):
-            raise DataError(
-                f"{data.folder}: corruption observed and dataset incomplete go together: set both"
-            )
+        is_incomplete = masks is not None
+        if (
+            is_incomplete == isinstance(law, ComputedMasks)
+            or is_incomplete
+            and self._needs_complete
+        ):
+            raise DataError(f"{data.folder}: {TOGETHER}")
         self._rows, self._law, self._mask_seed = data.indices(split), law, mask_seed
         self._device = torch.device(device)
         self._arrays = [data.images(), data.mask_ids() if masks is None else masks]
         self.nbytes = len(self._rows) * sum(array[0].nbytes for array in self._arrays)
         self._resident: list[Tensor] = []
-        if resident:  # some rows at a time, as the host may have less memory
-            parts = np.array_split(self._rows, len(self._rows) // 4096 + 1)
-            for array in self._arrays:
-                self._resident.append(torch.cat([self._upload(array[part]) for part in parts]))
+        if resident:
+            self._resident = [self._upload(array[self._rows]) for array in self._arrays]
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def __getitem__(self, rows: np.ndarray) -> tuple[Tensor, ...]:
-        return self.batch(rows)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         """Images (B, C, H, W) in [-1, 1] and masks (B, 1, H, W) of rows of the split."""
@@ -110,14 +102,8 @@ class Batches(Dataset):
 
         Batch k is a pure function of (seed, k), so that training resumes where it stopped.
         """
-        loader = DataLoader(
-            self,
-            batch_size=None,  # the sampler gives the rows of whole batches
-            sampler=(rows[own] for rows in _order(len(self), batch_size, seed, start)),
-            collate_fn=tuple,
-            generator=torch.Generator(),  # of a seed for workers; the global one is not touched
-        )
-        return iter(loader)
+        for rows in _order(len(self), batch_size, seed, start):
+            yield self.batch(rows[own])
 
     def _complete(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) in [-1, 1], 0 where it is really missing, and m (B, 1, H, W)."""
@@ -157,7 +143,7 @@ class Observations(Batches):
     _needs_complete = False
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """y (B, C, H, W) in [-1, 1], 0 where missing, and m (B, 1, H, W), of rows of the split."""
+        """y (B, C, H, W) in [-1, 1], 0 where missing, and m (B, 1, H, W)."""
         x, m = self._complete(rows)
         return corrupt(x, m), m
 
@@ -166,7 +152,7 @@ class CompleteImages(Batches):
     """Complete images and their masks, for evaluation (and for no unsupervised training)."""
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """x (B, C, H, W) in [-1, 1] and m (B, 1, H, W), of rows of the split."""
+        """x (B, C, H, W) in [-1, 1] and m (B, 1, H, W)."""
         return self._complete(rows)
 
 
@@ -174,7 +160,7 @@ class PairedCompleteImages(Batches):
     """SUPERVISED: observations, each with the complete image that it was made from (Paired)."""
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """y, m and x, (B, C, H, W), (B, 1, H, W), (B, C, H, W), of rows of the split."""
+        """y, m and x, (B, C, H, W), (B, 1, H, W), (B, C, H, W)."""
         x, m = self._complete(rows)
         return corrupt(x, m), m, x
 

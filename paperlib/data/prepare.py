@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -38,7 +37,6 @@ TOLERATED_FAILURES = 0.01  # share of images that may fail to decode
 FORMAT = 2  # of what prepare writes; data sets of another format are prepared again
 REGION = 12  # tiles a side of the regions that Blue Marble is split by
 AT_ONCE = 64  # images that a thread decodes before it takes others; tiles of a file stay together
-DAMAGED = (OSError, EOFError, KeyError, TypeError, ValueError, RecursionError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -74,18 +72,15 @@ class Prepared:
 
     def faults(self) -> Iterator[str]:
         """What of the files is not as it was prepared."""
-        again, ids = f"delete {self.folder} and prepare it again", self.manifest["ids"]
-        if _checksum(self.folder, self.manifest["splits"]) != self.checksum:
-            yield f"{self.folder}: images, masks or splits are not as prepared: {again}"
-        if len(ids) != len(self.images()):
-            yield f"{self.folder / 'ids.txt'}: not as many names as images: {again}"
-        elif self.mask_ids().tolist() != [seeds.fold("image", name) for name in ids]:
-            yield f"{self.folder / 'mask_ids.npy'}: not the numbers of the names: {again}"
+        names, splits = self.manifest["ids"], self.manifest["splits"]
+        is_whole = _checksum(self.folder, splits) == self.checksum
+        if not is_whole or self.mask_ids().tolist() != [seeds.fold("image", i) for i in names]:
+            yield f"{self.folder} is not as prepared: delete it and prepare it again"
 
     def _load(self, name: str) -> np.ndarray:
         try:
             return np.load(self.folder / name, mmap_mode="r")
-        except DAMAGED:
+        except Exception:  # NumPy raises many kinds
             raise _unreadable(self.folder / name) from None
 
 
@@ -94,10 +89,8 @@ def prepare(config: DataConfig, strict: bool = False, workers: int | None = None
 
     Where another process is at it, it is waited for.
 
-    Args:
-        config: the data set, its size and its split.
-        strict: stop if any image fails to decode, not only if more than 1 % do.
-        workers: decoding threads; the number of cores by default.
+    ``strict``: stop if any image fails to decode, not only if more than 1 % do. ``workers`` are
+    decoding threads; the number of cores by default.
 
     Raises:
         DataError: the source is missing or has no images, or too many of them fail; the message
@@ -122,9 +115,7 @@ def load_prepared(config: DataConfig) -> Prepared:
     """The prepared data set; DataError says how to prepare it where it is missing or damaged."""
     folder = paths.DATA / config.folder
     if not folder.is_dir():
-        raise DataError(
-            f"{folder} is not prepared: run 'python -m paperlib prepare' or notebook 01"
-        )
+        raise DataError(f"{folder} is not prepared: run 'python -m paperlib prepare'")
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -133,20 +124,19 @@ def load_prepared(config: DataConfig) -> Prepared:
             splits = {name: file[name] for name in SPLITS}
         path = folder / "ids.txt"
         ids = path.read_bytes().decode().split("\n")[:-1]
-    except DAMAGED:
+    except Exception:  # NumPy and JSON raise many kinds
         raise _unreadable(path) from None
     return Prepared(folder, manifest | {"splits": splits, "ids": ids})
 
 
 def _unreadable(path: Path) -> DataError:
-    fault = "damaged" if path.is_file() else "missing"
-    return DataError(f"{path} is {fault}: delete {path.parent} and prepare it again")
+    return DataError(f"{path} is damaged or missing: delete {path.parent} and prepare it again")
 
 
 def _is_prepared(folder: Path, request: dict[str, Any]) -> bool:
     try:
         return json.loads((folder / "manifest.json").read_text())["request"] == request
-    except DAMAGED:
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -158,16 +148,14 @@ def _prepare(
     for name in ids:
         if "\n" in name or name != name.encode(errors="replace").decode():
             raise DataError(f"{config.dataset}: a name with a line break or not UTF-8: {name!r}")
-    where = _where(source)  # first: its faults are to be found before the images are decoded
+    where = source.where()  # first: its faults are to be found before the images are decoded
     remove_drafts(folder.parent, folder.name)
     with folder_atomically(folder) as draft:
         usable, failed = _decode_all(source, draft, tolerated, workers)
         rows = np.flatnonzero(usable)
         if source.masked and np.load(draft / "masks.npy", "r").sum() == len(rows) * config.size**2:
-            raise DataError(
-                f"{config.dataset}: no pixel is missing in any of {len(rows)} images: nothing says "
-                "how to mask; check 'missing' and 'missing_value', or use the data set 'folder'"
-            )
+            what = "no pixel is missing in any image: check missing, or use dataset folder"
+            raise DataError(f"{config.dataset}: {what}")
         splits = _split(config, rows, None if where is None else where[rows])
         np.savez(draft / "splits.npz", **splits)  # type: ignore[arg-type]
         np.save(draft / "mask_ids.npy", np.array([seeds.fold("image", name) for name in ids]))
@@ -183,23 +171,14 @@ def _prepare(
 def _decode_all(
     source: Source, draft: Path, tolerated: float, workers: int | None
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Write images.npy and, of incomplete images, masks.npy.
-
-    Returns:
-        (N,) bool, which images can be used, and the faults of those that failed.
-
-    Raises:
-        DataError: more than the share ``tolerated`` of all images fail.
-    """
+    """Write images.npy and masks.npy; return which images are usable (N,), and what failed why."""
     config, ids = source.config, source.ids
     total, shape = len(ids), (len(ids), config.size, config.size)
     images = _new_array(draft / "images.npy", np.uint8, (*shape, config.bands))
     masks = _new_array(draft / "masks.npy", bool, shape) if source.masked else None
     usable, failed = np.zeros(total, bool), dict[str, str]()
 
-    def read(rows: range) -> dict[str, str]:
-        """Fill rows of the arrays; return the faults of those that failed."""
-        faults = {}
+    def read(rows: range) -> None:
         for row in rows:
             try:
                 image = source.read(ids[row])
@@ -210,8 +189,7 @@ def _decode_all(
             except NothingObserved:
                 pass
             except Exception as error:  # decoders raise nearly anything on damaged files
-                faults[ids[row]] = " ".join(str(error).split()) or type(error).__name__
-        return faults
+                failed[ids[row]] = " ".join(str(error).split()) or type(error).__name__
 
     workers = workers or os.cpu_count() or 1
     several = max(1, min(AT_ONCE, total // (8 * workers)))
@@ -221,12 +199,11 @@ def _decode_all(
         ThreadPoolExecutor(workers) as pool,
         closing(pool.map(read, parts)) as done,  # type: ignore[type-var]  # cancels what is left
     ):
-        for rows, faults in zip(parts, done, strict=True):
-            failed |= faults
+        for rows, _ in zip(parts, done, strict=True):
             progress.update(len(rows))
-            if len(failed) > tolerated * total:  # and so it ends: hours may be left otherwise
-                raise DataError(_summary(config, failed, rows.stop))
-    return usable, failed
+            if len(failed) > tolerated * total:  # hours may be left
+                raise DataError(_summary(config, failed, total))
+    return usable, dict(sorted(failed.items()))
 
 
 def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
@@ -238,12 +215,9 @@ def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _summary(config: DataConfig, failed: dict[str, str], seen: int) -> str:
-    # Of the tiles of a file, "NAME#top,left", one is enough
-    firsts = {(i.partition("#")[0], why): f"{i}: {why}" for i, why in reversed(failed.items())}
-    named = "; ".join(list(firsts.values())[:-4:-1])
-    some = f"{len(failed)} of {seen} images cannot be used ({named})"
-    return f"{config.dataset}: {some}: mend them, or take them out"
+def _summary(config: DataConfig, failed: dict[str, str], total: int) -> str:
+    named = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())[:3])
+    return f"{config.dataset}: {len(failed)} of {total} images cannot be used ({named})"
 
 
 def _checksum(folder: Path, splits: dict[str, np.ndarray]) -> str:
@@ -255,31 +229,16 @@ def _checksum(folder: Path, splits: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _where(source: Source) -> np.ndarray | None:
-    """What splits go by: of each image its official part (N,) or its place on the map (N, 2)."""
-    split = source.split if source.config.split == "auto" else source.config.split
-    if split == "official":
-        return source.official()
-    return np.array([source.place(i) for i in source.ids]) if split == "region" else None
-
-
 def _split(config: DataConfig, rows: np.ndarray, where: np.ndarray | None) -> dict[str, np.ndarray]:
     """The rows of the training, validation and test images (method, section 6)."""
     rng = np.random.default_rng(config.split_seed)
-    if where is not None and where.ndim == 1:
-        splits = {s: rng.permutation(rows[where == k]) for k, s in enumerate(SPLITS)}
-        if not len(splits["training"]):
-            raise DataError(
-                f"{config.dataset}: no image of {config.source} is of the training part"
-            )
-        return splits
+    if where is not None and where.ndim == 1:  # official
+        return {name: rng.permutation(rows[where == k]) for k, name in enumerate(SPLITS)}
     shares = (config.validation, config.test)
     counts = [round(s * len(rows)) if s < 1 else int(s) for s in shares]
     if sum(counts) >= len(rows):
-        raise DataError(
-            f"{config.dataset}: validation {shares[0]:g} and test {shares[1]:g} leave none of "
-            f"{len(rows)} images for training"
-        )
+        taken = f"validation {shares[0]:g} and test {shares[1]:g}"
+        raise DataError(f"{config.dataset}: {taken} leave none of {len(rows)} images for training")
     if where is not None:
         return _split_by_region(rows, where, counts[0], counts[1], rng)
     # Not sorted: the first images of a split are to be typical of it, in figures and small tests
@@ -294,10 +253,8 @@ def _split_by_region(
     """Whole regions of the map go to test, then to validation, until each has its share.
 
     Training tiles that touch a tile of another split, and validation tiles that touch a test
-    tile, also across the date line or a corner, are left out.
-
-    Args:
-        rows: (n,) of the tiles. places: (n, 2), their rows and columns on the map.
+    tile, also across the date line or a corner, are left out. ``rows`` (n,) are the tiles, and
+    ``places`` (n, 2) their rows and columns on the map.
     """
     regions, region_of = np.unique(places // REGION, axis=0, return_inverse=True)
     splits: dict[str, list[int]] = {name: [] for name in SPLITS}  # numbers below n

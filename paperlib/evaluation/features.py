@@ -89,5 +89,6 @@ def to_levels(x: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def extract(extractor: nn.Module, images: Tensor) -> Tensor:
-    """Features (N, F) float32, on the CPU, of float images (N, 3, H, W) in [-1, 1]."""
-    return torch.cat([extractor(to_levels(batch)).cpu() for batch in images.split(BATCH)])
+    """Features (N, F) float32, on the CPU, of images (N, 3 or 1, H, W) in [-1, 1], 1: grey."""
+    coloured = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    return torch.cat([extractor(to_levels(batch)).cpu() for batch in coloured.split(BATCH)])

@@ -8,11 +8,12 @@ over images. One pass draws the samples once and feeds every metric.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -20,20 +21,28 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from paperlib.core.corruption import corrupt
 from paperlib.data.datasets import CompleteImages
 from paperlib.evaluation.calibration import coverage, energy_score
-from paperlib.evaluation.features import BATCH, Extractor, extract, kernel_distance_name
+from paperlib.evaluation.features import (
+    BATCH,
+    Extractor,
+    extract,
+    kernel_distance_name,
+    to_levels,
+)
 from paperlib.evaluation.sampling import Reconstruct
-from paperlib.progress import progress_bar
+from paperlib.progress import track
 
-METRICS_VERSION = 2  # 2: calibration; an evaluation by an older one is done again
+METRICS_VERSION = 3  # 3: distances to other images, 8-bit levels; an older evaluation is done again
+BLOCK = 4  # side of the blocks of std_coarse, pixels
+MOST_FEATURES = 2000  # samples that the distances rest on; more cost more than they tell
 RESAMPLES = 1000  # of the bootstrap, for means over images
 DISTANCE_RESAMPLES = 20  # of the bootstrap, for the Frechet distance
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 200
-CALIBRATION = ("energy", "coverage_50", "coverage_80")  # of no image where nothing is missing
+PER_IMAGE = ("mse", "mse_missing", "std", "std_coarse", "energy")  # kept for paired comparisons
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A metric's value, its 95 % interval, and the number of images behind them."""
+    """A metric's value, its 95 % bootstrap interval, and the number of images behind them."""
 
     value: float
     low: float
@@ -49,7 +58,7 @@ def evaluate(
     extractor: Extractor,
     real: Tensor,
     title: str = "evaluating",
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """Measure reconstructions of the first ``count`` images of a split.
 
     Args:
@@ -58,30 +67,34 @@ def evaluate(
         count: how many.
         border: width in pixels of the border that no mask observes; the interior leaves it out.
         extractor: the features for the distances.
-        real: those of the same images' originals, (count, F).
+        real: features of complete images, of others than those filled in, (N, F).
         title: what the progress says.
 
     Returns:
-        metric -> Measurement, as dictionaries; see ``per_image`` and ``distances`` for the names,
-        and "seam", the mean jump across the masks' borders over that of the originals.
+        "metrics": name -> Measurement as a dictionary, see ``per_image`` and ``distances``;
+        "per_image": name of ``PER_IMAGE`` -> one value an image.
     """
-    batches, fake = [], []
-    with progress_bar(count, title) as progress:
-        for rows in np.split(np.arange(count), range(BATCH, count, BATCH)):
-            x, m = data.batch(rows)
-            x_tilde, without_z = reconstruct(corrupt(x, m), m, rows)
-            batches.append(per_image(x_tilde, without_z, x, m, border))
-            fake.append(extract(extractor, x_tilde[0]))
-            progress.update(len(rows))
-    table = {k: torch.cat([b[k] for b in batches]).double().cpu().numpy() for k in batches[0]}
+    measured: dict[str, list[Tensor]] = {}
+    fakes, judged = [], max(1, MOST_FEATURES // count)  # features; samples of an image
+    starts = range(0, count, BATCH)
+    for start in track(starts, len(starts), title):
+        rows = np.arange(start, min(start + BATCH, count))
+        x, m = data.batch(rows)
+        x_tilde, without_z = reconstruct(corrupt(x, m), m, rows)
+        for name, values in per_image(x_tilde, without_z, x, m, border).items():
+            measured.setdefault(name, []).append(values.cpu())
+        fakes.append(torch.stack([extract(extractor, sample) for sample in x_tilde[:judged]]))
+
+    table = {name: torch.cat(values).double().numpy() for name, values in measured.items()}
     jump, true_jump = table.pop("jump"), table.pop("true_jump")
+    kept = {name: [float(f"{v:.6g}") for v in table[name]] for name in PER_IMAGE}
     any_missing = ~np.isnan(table["coverage_50"])  # of diverged samples it is 0: they count
-    for name in CALIBRATION:
+    for name in ("energy", "coverage_50", "coverage_80"):
         table[name] = table[name][any_missing]
     result = {name: bootstrap_ratio(values) for name, values in table.items()}
     result["seam"] = bootstrap_ratio(jump, true_jump)
-    result |= distances(real, torch.cat(fake), extractor.name)
-    return {name: vars(measurement) for name, measurement in result.items()}
+    result |= distances(real, torch.cat(fakes, dim=1), extractor.name)
+    return {"metrics": {k: asdict(v) for k, v in result.items()}, "per_image": kept}
 
 
 def per_image(
@@ -90,9 +103,9 @@ def per_image(
     """Per-image metrics, (B,) each, from one set of samples.
 
     Args:
-        x_tilde: reconstructions, (samples, B, 3, H, W).
-        without_z: the reconstruction at z = 0, (B, 3, H, W).
-        x: originals, (B, 3, H, W).
+        x_tilde: reconstructions, (samples, B, C, H, W).
+        without_z: the reconstruction at z = 0, (B, C, H, W).
+        x: originals, (B, C, H, W).
         m: masks, (B, 1, H, W), 1 = observed.
         border: pixels left out of the interior on each side.
 
@@ -102,30 +115,40 @@ def per_image(
         mse_best: over missing pixels, of the best sample (best of 10);
         mse_without_z: over missing pixels, at z = 0;
         std: over the samples (ddof = 1), mean over channels and missing pixels (section 3.4);
+        std_coarse: the same of the means of 4 x 4 blocks: dots in which G writes z raise std only;
         energy: energy score of the samples over missing entries, lower is better, and
-        coverage_50, coverage_80: share of the missing entries in the samples' central intervals
-            (see ``calibration``); NaN where nothing is missing;
-        jump, true_jump: of the first sample and of the original, see ``jump_across_border``.
+        coverage_50, coverage_80: share of the missing entries in the central intervals of the
+            samples, rounded to 8-bit levels (``calibration``); NaN where nothing is missing;
+        jump, true_jump: mean |difference| across the observed/missing border in the first sample
+            and in the original; the seam ratio is the ratio of their means.
     """
-    missing = (1 - m).expand_as(x)  # (B, 3, H, W)
+    missing = (1 - m).expand_as(x)  # (B, C, H, W)
     n_missing = missing.sum(dim=(1, 2, 3)).clamp(min=1)  # (B,)
-    error = (x_tilde - x).square()  # (samples, B, 3, H, W)
+    error = (x_tilde - x).square()  # (samples, B, C, H, W)
     inside = slice(border, x.shape[-1] - border)
     over_missing = (error * missing).sum(dim=(2, 3, 4)) / n_missing  # (samples, B)
-    deviation = x_tilde.std(dim=0, correction=1)  # (B, 3, H, W)
+    blocks = F.avg_pool2d(x_tilde.flatten(0, 1), BLOCK).unflatten(0, x_tilde.shape[:2])
+    levels = to_levels(x_tilde) / 127.5 - 1  # what an image file would hold
     return {
         "mse": error.mean(dim=(0, 2, 3, 4)),
         "mse_missing": over_missing.mean(dim=0),
         "mse_interior": error[..., inside, inside].mean(dim=(0, 2, 3, 4)),
         "mse_best": over_missing.min(dim=0).values,
         "mse_without_z": ((without_z - x).square() * missing).sum(dim=(1, 2, 3)) / n_missing,
-        "std": (deviation * missing).sum(dim=(1, 2, 3)) / n_missing,
+        "std": _mean_deviation(x_tilde, missing),
+        "std_coarse": _mean_deviation(blocks, F.avg_pool2d(missing, BLOCK)),
         "energy": energy_score(x_tilde, x, missing > 0),
-        "coverage_50": coverage(x_tilde, x, missing > 0, 0.5),
-        "coverage_80": coverage(x_tilde, x, missing > 0, 0.8),
+        "coverage_50": coverage(levels, x, missing > 0, 0.5),
+        "coverage_80": coverage(levels, x, missing > 0, 0.8),
         "jump": jump_across_border(x_tilde[0], m),
         "true_jump": jump_across_border(x, m),
     }
+
+
+def _mean_deviation(samples: Tensor, weight: Tensor) -> Tensor:
+    """Standard deviation (ddof = 1) over samples (S, B, C, H, W), mean weighted by (B, C, H, W)."""
+    deviation = samples.std(dim=0, correction=1) * weight
+    return deviation.sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp(min=1e-9)
 
 
 def jump_across_border(x: Tensor, m: Tensor) -> Tensor:
@@ -142,44 +165,56 @@ def bootstrap_ratio(
     values: np.ndarray, over: np.ndarray | None = None, seed: int = 0
 ) -> Measurement:
     """mean(values), or mean(values) / mean(over), with its percentile interval over images."""
-    over = np.ones_like(values) if over is None else over
     n = len(values)
     picks = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
-    estimates = values[picks].mean(axis=1) / over[picks].mean(axis=1)
+    estimates, value = values[picks].mean(axis=1), values.mean()
+    if over is not None:
+        estimates, value = estimates / over[picks].mean(axis=1), value / over.mean()
     low, high = np.percentile(estimates, [2.5, 97.5])
-    return Measurement(float(values.mean() / over.mean()), float(low), float(high), n)
+    return Measurement(float(value), float(low), float(high), n)
 
 
 def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
-    """Frechet and kernel distances between two sets of features, (N, F) each, by torchmetrics.
+    """Frechet and kernel distances of samples to complete images, by torchmetrics.
 
     The Frechet distance grows when few images are used and when images repeat, so its resamples
-    lie above it: the interval is value +- 1.96 standard deviations of the resamples. That of the
-    kernel distance is of the whole set, from the spread of torchmetrics' random subsets.
+    (of images, with all their samples) lie above it: the interval is value +- 1.96 standard
+    deviations of the resamples. That of the kernel distance is over torchmetrics' random subsets.
+
+    Args:
+        real: features of complete images, (N, F).
+        fake: features of samples, (samples, images, F).
+        name: of the Frechet distance on these features.
 
     Returns:
         {name: ..., "KID-" + features: ...}, e.g. FD-efflite0 and KID-efflite0.
     """
     real, fake = real.double(), fake.double()
-    n, subset = len(fake), min(KID_SUBSET_SIZE, len(real) // 2)
-    as_they_are = _Features(real.shape[1])
-    frechet = FrechetInceptionDistance(as_they_are).set_dtype(torch.float64)
+    n, everything = fake.shape[1], fake.flatten(0, 1)
+    frechet = FrechetInceptionDistance(feature=_Features(real.shape[1])).set_dtype(torch.float64)
+    frechet.update(real, real=True)
+    frechet.update(everything, real=False)
+    value = float(frechet.compute())
+    rng = np.random.default_rng(0)
+    resamples = []
+    for _ in range(DISTANCE_RESAMPLES):
+        i = torch.from_numpy(rng.integers(0, len(real), len(real)))
+        j = torch.from_numpy(rng.integers(0, n, n))
+        resamples.append(frechet_distance(real[i], fake[0, j]))
+    spread = 1.96 * float(np.std(resamples, ddof=1))
+
+    subset = min(KID_SUBSET_SIZE, n // 2)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*will save all extracted features")
-        kernel = KernelInceptionDistance(as_they_are, KID_SUBSETS, subset)
-    for metric in (frechet, kernel):
-        metric.update(real, real=True)
-        metric.update(fake, real=False)
-
-    value, rng, resamples = float(frechet.compute()), np.random.default_rng(0), []
-    for _ in range(DISTANCE_RESAMPLES):
-        i, j = (torch.from_numpy(rng.integers(0, len(s), len(s))) for s in (real, fake))
-        resamples.append(frechet_distance(real[i], fake[j]))
-    spread = 1.96 * float(np.std(resamples, ddof=1))
+        kernel = KernelInceptionDistance(
+            feature=_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=subset
+        )
+    kernel.update(real, real=True)
+    kernel.update(everything, real=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # torchmetrics picks its subsets by the global generator
         mean, std = map(float, kernel.compute())
-    half = float(1.96 * std / np.sqrt(n / subset))
+    half = float(1.96 * std / np.sqrt(n / subset))  # of the whole set, from the spread of subsets
     return {
         name: Measurement(value, value - spread, value + spread, n),
         kernel_distance_name(name): Measurement(mean, mean - half, mean + half, n),
@@ -198,9 +233,12 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return float((mean_a - mean_b).square().sum() + A.square().sum() + B.square().sum() - 2 * root)
 
 
-class _Features(nn.Identity):
-    """Features that pass where torchmetrics expects an extractor."""
+class _Features(nn.Module):
+    """Passes features through where torchmetrics expects an extractor."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features

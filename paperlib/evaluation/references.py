@@ -17,6 +17,7 @@ from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from paperlib.core.corruption import composite
+from paperlib.core.fill import pyramid_fill
 from paperlib.evaluation.features import to_levels
 
 RADIUS = 3  # pixels around a missing one that OpenCV's two methods look at
@@ -48,7 +49,8 @@ def biharmonic(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
 def _opencv(y: np.ndarray, missing: np.ndarray, method: int) -> np.ndarray:
     """On 8 bits."""
     levels = to_levels(torch.from_numpy(y)).numpy()
-    return cv2.inpaint(levels, missing.astype(np.uint8), RADIUS, method) / 127.5 - 1
+    filled = cv2.inpaint(levels, missing.astype(np.uint8), RADIUS, method)
+    return filled.reshape(y.shape) / 127.5 - 1  # of one band OpenCV drops the axis
 
 
 REFERENCES: dict[str, Fill] = {
@@ -60,19 +62,25 @@ REFERENCES: dict[str, Fill] = {
     "navier_stokes": partial(_opencv, method=cv2.INPAINT_NS),
 }
 
+START, REAL = "start", "real"  # what G starts from, untrained; the originals themselves
+ROWS = (*REFERENCES, START, REAL)
 
-def fill(name: str, y: Tensor, m: Tensor) -> Tensor:
+
+def fill(name: str, y: Tensor, m: Tensor, sweeps: int = 0) -> Tensor:
     """Fill in a batch by a reference.
 
     Args:
-        name: one of ``REFERENCES``.
-        y: observations, (B, 3, H, W), in [-1, 1], 0 where missing.
+        name: one of ``REFERENCES``, or "start": the smooth fill that G starts from.
+        y: observations, (B, C, H, W), in [-1, 1], 0 where missing.
         m: masks, (B, 1, H, W), 1 = observed.
+        sweeps: how far "start" is relaxed (``fill_sweeps``).
 
     Returns:
-        (B, 3, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
+        (B, C, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
     """
-    images = y.permute(0, 2, 3, 1).double().cpu().numpy()  # (B, H, W, 3)
+    if name == START:
+        return composite(pyramid_fill(y, m, sweeps=sweeps).clamp(-1, 1), y, m)
+    images = y.permute(0, 2, 3, 1).double().cpu().numpy()  # (B, H, W, C)
     missing = m[:, 0].cpu().numpy() == 0  # (B, H, W)
     filled = np.stack(list(map(REFERENCES[name], images, missing)))
     generated = torch.from_numpy(filled).permute(0, 3, 1, 2).to(y).clamp(-1, 1)

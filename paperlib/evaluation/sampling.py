@@ -33,7 +33,7 @@ def reconstruct(G: Any, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
     """Plausible complete images x~ = G(y, z) * (1 - m) + y, one for each z (equation 4).
 
     Args:
-        G: a trained generator in evaluation mode, of images or of fields: (y, m, z) -> (B, 3, H, W).
+        G: a trained generator in evaluation mode: (y, m, z) -> (B, 3, H, W).
         y: observations, (B, 3, H, W), in [-1, 1], 0 where missing.
         m: masks, (B, 1, H, W), 1 = observed.
         z: latent codes, (samples, B, nz); zeros give the reconstruction with z unused.

@@ -1,22 +1,26 @@
-"""The paper's eight claims, each with the numbers that it rests on and a verdict.
+"""The paper's eight claims (section 3.5), each graded from the records.
 
-The rule. A claim is a list of statements "left < factor * right" about one metric on one
-corruption. The ratio left / right has a 95 % interval: with several seeds Student's, of the log
-ratio over seeds; with one seed that of the two bootstraps over test images, taken as independent,
-which says nothing of what another training would give. A statement
+The rule. A claim is a list of statements "left < factor * right" about one metric on one corruption.
+Of each the mean log ratio of left to right is estimated, with a standard error from two sources:
+the test images, which all methods share (a paired bootstrap of per-image values; for distances the
+two bootstraps, taken as independent), and the seeds, whose variance is pooled over all statements.
+One-sided p-values are corrected by Holm within a claim and corruption. A statement holds, or fails,
+where its corrected p-value is below 0.05. The grade of a claim on a corruption is
 
-    holds   where the whole interval lies below the factor,
-    fails   where the whole interval lies above it,
-    is open else, and where a record is missing.
+    untestable    a run that it needs is missing, or is worse in energy score than mean fill or than
+                  what its own generator started from,
+    holds         all its statements hold,
+    mostly        at least two of three hold and none fails,
+    contradicted  more than half of them fail,
+    mixed         else.
 
-A claim is REPRODUCED where all its statements hold, NOT REPRODUCED where one fails, and
-INCONCLUSIVE else. No statement is corrected for the number of the others.
+A claim as a whole has the grade that most of its testable corruptions have, the lower one of two.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +30,14 @@ import pandas as pd
 from scipy import stats
 
 from paperlib import paths
+from paperlib.core.baselines import METHODS
 from paperlib.paper.tables import (
     CORRUPTIONS,
     DASH,
     distance_name,
     load_evaluations,
     load_records,
+    paper_tables,
     to_markdown,
     write_texts,
 )
@@ -39,13 +45,18 @@ from paperlib.paper.tables import (
 DISTANCE = "distance"  # FID, or the Frechet distance of the features at hand
 SECONDS = "seconds to MisGAN's distance"
 CLOSE = 1.25  # a ratio up to which claims 7 and 8 speak of "close to"; the paper's own reach 1.19
-TINY = 1e-9  # stands for a std of 0 in a ratio
+LEVEL = 0.05
+RESAMPLES = 1000
+GRADES = ("holds", "mostly", "mixed", "contradicted", "untestable")
+AUXILIARY = ("encoding_z", "encoding_y", "both")
+FIDELITY = (DISTANCE, "mse")
 
 
 @dataclass(frozen=True)
 class Statement:
     """left < factor * right, of a metric on a corruption."""
 
+    claim: int
     corruption: str
     metric: str
     left: str
@@ -57,148 +68,94 @@ class Statement:
         return f"{self.metric}: {self.left} < {factor}{self.right}"
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper (method, section 9) and the statements that it comes down to."""
-
-    number: int
-    text: str
-    statements: tuple[Statement, ...]
-
-
-AUXILIARY = ("encoding_z", "encoding_y", "both")
-OTHERS = ("base", "encoding_z", "encoding_y", "unpaired", "paired", "misgan")
+CLAIMS = {
+    1: "Every auxiliary loss raises the diversity of base, on all corruptions",
+    2: "Both losses together give the highest diversity",
+    3: "Small Patch: every auxiliary loss improves on base, both together most",
+    4: "Drop Pixel: every auxiliary loss improves on base, encoding z most",
+    5: "One Patch: all models are close (within 1.2 times), base slightly better",
+    6: "MisGAN is worse than the method, and ten times slower",
+    7: f"The method comes close to the supervised variants (at most {CLOSE:g} times)",
+    8: f"MisGAN's diversity is not significant (at most {CLOSE:g} times that of base)",
+}
 
 
 def _each(
+    claim: int,
     corruptions: Iterable[str],
     metrics: Iterable[str],
     pairs: Sequence[tuple[str, str]],
     factor: float = 1.0,
-) -> tuple[Statement, ...]:
-    return tuple(
-        Statement(c, metric, left, right, factor)
+) -> list[Statement]:
+    return [
+        Statement(claim, c, metric, left, right, factor)
         for c in corruptions
         for metric in metrics
         for left, right in pairs
-    )
+    ]
 
 
-FIDELITY = (DISTANCE, "mse")
-CLAIMS = (
-    Claim(
-        1,
-        "Every auxiliary loss raises the diversity of base, on all corruptions",
-        _each(CORRUPTIONS, ["std"], [("base", variant) for variant in AUXILIARY]),
-    ),
-    Claim(
+STATEMENTS = [
+    *_each(1, CORRUPTIONS, ["std"], [("base", v) for v in AUXILIARY]),
+    *_each(
         2,
-        "Both losses together give the highest diversity of all models",
-        _each(CORRUPTIONS, ["std"], [(other, "both") for other in OTHERS]),
+        CORRUPTIONS,
+        ["std"],
+        [(v, "both") for v in ("base", "encoding_z", "encoding_y", "unpaired", "misgan")],
     ),
-    Claim(
+    *_each(
         3,
-        "Small Patch: every auxiliary loss improves on base, both together most",
-        _each(
-            ["small_patch"],
-            FIDELITY,
-            [(variant, "base") for variant in AUXILIARY]
-            + [("both", "encoding_z"), ("both", "encoding_y")],
-        ),
+        ["small_patch"],
+        FIDELITY,
+        [*((v, "base") for v in AUXILIARY), ("both", "encoding_z"), ("both", "encoding_y")],
     ),
-    Claim(
+    *_each(
         4,
-        "Drop Pixel: encoding z is best",
-        _each(
-            ["drop_pixel"], FIDELITY, [("encoding_z", v) for v in ("base", "encoding_y", "both")]
-        ),
+        ["drop_pixel"],
+        FIDELITY,
+        [*((v, "base") for v in AUXILIARY), ("encoding_z", "encoding_y"), ("encoding_z", "both")],
     ),
-    Claim(
-        5,
-        "One Patch: base is best, diversity costs fidelity",
-        _each(["one_patch"], FIDELITY, [("base", variant) for variant in AUXILIARY]),
-    ),
-    Claim(
-        6,
-        "MisGAN is worse than the method, and ten times slower",
-        _each(CORRUPTIONS, [DISTANCE], [("both", "misgan")])
-        + _each(CORRUPTIONS, [SECONDS], [("both", "misgan")], 0.1),
-    ),
-    Claim(
-        7,
-        f"The method comes close to the supervised variants (at most {CLOSE:g} times)",
-        _each(CORRUPTIONS, [DISTANCE], [("both", "unpaired"), ("both", "paired")], CLOSE),
-    ),
-    Claim(
-        8,
-        f"MisGAN's diversity is not significant (at most {CLOSE:g} times that of base)",
-        _each(CORRUPTIONS, ["std"], [("misgan", "base")], CLOSE),
-    ),
-)
+    *_each(5, ["one_patch"], FIDELITY, [("base", v) for v in AUXILIARY]),
+    *_each(5, ["one_patch"], FIDELITY, [(v, "base") for v in AUXILIARY], 1.2),
+    *_each(6, CORRUPTIONS, FIDELITY, [("both", "misgan")]),
+    *_each(6, CORRUPTIONS, [SECONDS], [("both", "misgan")], 0.1),
+    *_each(7, CORRUPTIONS, [DISTANCE], [("both", "unpaired"), ("both", "paired")], CLOSE),
+    *_each(8, CORRUPTIONS, ["std"], [("misgan", "base")], CLOSE),
+]
+
+Records = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+"""(corruption, method) -> one evaluation record a seed, in the order of the seeds."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The ratio left / right of a statement, its interval, and whether the statement holds."""
-
-    ratio: float
-    low: float
-    high: float
-    seeds: int
-    outcome: str  # holds | fails | open
-
-
-def judge(statement: Statement, ratios: tuple[float, float, float, int]) -> Judged:
-    """The outcome of a statement from the ratio, its interval and the number of seeds."""
-    ratio, low, high, seeds = ratios
-    outcome = "open"
-    if high < statement.factor:
-        outcome = "holds"
-    elif low > statement.factor:
-        outcome = "fails"
-    return Judged(ratio, low, high, seeds, outcome)
+def log_ratios(left: Sequence[Mapping], right: Sequence[Mapping], metric: str) -> tuple:
+    """Log ratio of the metric for each seed that both have, and its variance over test images."""
+    each, variances = [], []
+    for a, b in zip(left, right, strict=False):
+        values = [max(record["metrics"][metric]["value"], 1e-9) for record in (a, b)]
+        each.append(math.log(values[0] / values[1]))
+        if all(metric in record.get("per_image", {}) for record in (a, b)):
+            pair = np.array([record["per_image"][metric] for record in (a, b)])  # (2, images)
+            picks = np.random.default_rng(0).integers(0, pair.shape[1], (RESAMPLES, pair.shape[1]))
+            means = np.nanmean(pair[:, picks], axis=2).clip(1e-9)  # (2, RESAMPLES)
+            variances.append(np.log(means[0] / means[1]).var())
+        else:
+            half = [
+                (record["metrics"][metric]["high"] - record["metrics"][metric]["low"]) / 3.92
+                for record in (a, b)
+            ]
+            variances.append(sum((h / v) ** 2 for h, v in zip(half, values, strict=True)))
+    return np.array(each), float(np.mean(variances)) if variances else math.nan
 
 
-def verdict(judged: Sequence[Judged]) -> str:
-    """The rule at the top of this file."""
-    outcomes = {j.outcome for j in judged}
-    if "fails" in outcomes:
-        return "not reproduced"
-    return "reproduced" if outcomes == {"holds"} else "inconclusive"
-
-
-def ratio_of(left: pd.DataFrame, right: pd.DataFrame) -> tuple[float, float, float, int]:
-    """left / right with its 95 % interval and the number of seeds that both have.
-
-    Args:
-        left, right: columns seed, value, low, high; one row a seed.
-    """
-    pairs = left.merge(right, on="seed", suffixes=("_left", "_right"))
-    if pairs.empty:
-        return math.nan, math.nan, math.nan, 0
-    logs = pairs.filter(regex="^(value|low|high)_").clip(lower=TINY).map(math.log)
-    each = (logs["value_left"] - logs["value_right"]).to_numpy()
-    centre, n = each.mean(), len(each)
-    if n > 1:
-        half = stats.t.ppf(0.975, n - 1) * each.std(ddof=1) / math.sqrt(n)
-    else:
-        widths = [(logs[f"high_{side}"] - logs[f"low_{side}"]) / 2 for side in ("left", "right")]
-        half = float(np.hypot(*widths).iloc[0])
-    return math.exp(centre), math.exp(centre - half), math.exp(centre + half), n
-
-
-Course = Sequence[dict[str, float]]
+Course = Sequence[Mapping[str, float]]
 """Of one run: step, seconds of training and distance of each snapshot, ascending."""
 
 
 def time_ratio(ours: Course, theirs: Course, distance: str) -> tuple[float, float, float]:
-    """Seconds until our distance is at or below theirs at their end, over their own.
+    """Seconds until our distance is at or below theirs at their end, over their own; and bounds.
 
     Each run was looked at now and then, so a time is known to lie between the last look before
-    and the first one at which the distance is reached; the bounds follow from both.
-
-    Returns:
-        (ratio, low, high); infinite where ours never gets there.
+    and the first one at which the distance is reached. Infinite where ours never gets there.
     """
     wanted = theirs[-1][distance]
 
@@ -211,137 +168,167 @@ def time_ratio(ours: Course, theirs: Course, distance: str) -> tuple[float, floa
         return before, math.inf
 
     (our_before, our_time), (their_before, their_time) = reached(ours), reached(theirs)
-    if math.isinf(our_time):
-        return math.inf, our_before / their_time, math.inf
     high = our_time / their_before if their_before else math.inf
     return our_time / their_time, our_before / their_time, high
 
 
-def _ratios(
-    statement: Statement,
-    evaluations: pd.DataFrame,
-    courses: dict[tuple[str, str, int], Course],
-    distance: str,
-) -> tuple[float, float, float, int]:
-    s = statement
-    if s.metric == SECONDS:
-        seeds = [
-            seed for c, method, seed in courses
-            if (c, method) == (s.corruption, s.left) and (c, s.right, seed) in courses
-        ]  # fmt: skip
-        if not seeds:
-            return math.nan, math.nan, math.nan, 0
-        each = np.array(
-            [
-                time_ratio(
-                    courses[s.corruption, s.left, i], courses[s.corruption, s.right, i], distance
-                )
-                for i in seeds
-            ]
-        )
-        # over seeds the widest bounds
-        return float(np.median(each[:, 0])), each[:, 1].min(), each[:, 2].max(), len(seeds)
-    metric = distance if s.metric == DISTANCE else s.metric
-    part = evaluations[(evaluations.corruption == s.corruption) & (evaluations.metric == metric)]
-    return ratio_of(*(part[part.method == method] for method in (s.left, s.right)))
+def judge(records: Records, distance: str) -> pd.DataFrame:
+    """Every statement judged: one row each.
 
-
-def judge_claims(profile: str, results: Path | None = None) -> list[tuple[Claim, list[Judged]]]:
-    """Every claim with its statements judged from the profile's records.
-
-    Raises:
-        RunError: a record does not belong to its run.
+    Columns: claim, corruption, statement, factor, ratio, low, high (95 %), seeds, paper (its own
+    ratio), p, outcome (holds, fails, open; untestable).
     """
-    evaluations = load_evaluations(profile, results)
-    distance = distance_name(evaluations)
-    courses: dict[tuple[str, str, int], Course] = {
-        (config.corruption, config.method, config.seed): record["course"]
-        for config, record in load_records(profile, results)
-        if "course" in record
-    }
-    return [
-        (claim, [judge(s, _ratios(s, evaluations, courses, distance)) for s in claim.statements])
-        for claim in CLAIMS
+    found = []
+    paper = paper_tables().set_index(["corruption", "metric", "method"])["paper"].sort_index()
+    for s in STATEMENTS:
+        left, right = (records.get((s.corruption, m), []) for m in (s.left, s.right))
+        seeds = min(len(left), len(right))
+        row = {"claim": s.claim, "corruption": s.corruption, "statement": str(s)}
+        row |= {"factor": s.factor, "seeds": seeds, "paper": _paper_ratio(s, paper)}
+        usable = all(_is_usable(records, s.corruption, m) for m in (s.left, s.right))
+        if s.metric == SECONDS and usable and all("course" in r for r in (*left, *right)):
+            bounds = [
+                time_ratio(a["course"], b["course"], distance)
+                for a, b in zip(left, right, strict=False)
+            ]
+            row |= dict(zip(("ratio", "low", "high"), np.median(bounds, axis=0), strict=True))
+        elif s.metric != SECONDS and usable:
+            each, row["variance"] = log_ratios(left, right, _key(s.metric, distance))
+            row |= {"ratio": math.exp(each.mean()), "each": each}
+        found.append(row)
+    columns = ["claim", "corruption", "statement", "factor", "ratio", "low", "high", "seeds", "paper"]
+    table = pd.DataFrame(found, columns=[*columns, "p", "outcome", "variance", "each"])
+    _add_intervals(table)
+    _add_outcomes(table)
+    return table.drop(columns=["variance", "each"])
+
+
+def _add_intervals(table: pd.DataFrame) -> None:
+    """Standard errors: of the images, and of the seeds, pooled over all statements."""
+    several = [e for e in table["each"] if isinstance(e, np.ndarray) and len(e) > 1]
+    freedom = sum(len(e) - 1 for e in several)
+    pooled = sum(((e - e.mean()) ** 2).sum() for e in several) / freedom if freedom else 0.0
+    for i, row in table.iterrows():
+        if isinstance(row["each"], np.ndarray):
+            error = math.sqrt(row["variance"] + pooled / row["seeds"])
+            centre = math.log(row["ratio"])
+            table.loc[i, ["low", "high"]] = np.exp([centre - 1.96 * error, centre + 1.96 * error])
+            table.loc[i, "p"] = stats.norm.cdf((centre - math.log(row["factor"])) / error)
+        elif not math.isnan(row["ratio"]):  # of times only bounds are known
+            table.loc[i, "p"] = (
+                0.5 + (row["low"] > row["factor"]) / 2 - (row["high"] < row["factor"]) / 2
+            )
+
+
+def _add_outcomes(table: pd.DataFrame) -> None:
+    """Holm's correction within a claim and corruption."""
+    table["outcome"] = "untestable"
+    for _, part in table[table["p"].notna()].groupby(["claim", "corruption"]):
+        table.loc[part.index, "outcome"] = "open"
+        for outcome, p in (("holds", part["p"]), ("fails", 1 - part["p"])):
+            ordered = p.sort_values()
+            corrected = (ordered * np.arange(len(p), 0, -1)).cummax()
+            table.loc[corrected.index[corrected < LEVEL], "outcome"] = outcome
+
+
+def grade(outcomes: Sequence[str]) -> str:
+    """The grade of a claim on a corruption, by the rule at the top of this file."""
+    n = len(outcomes)
+    if "untestable" in outcomes:
+        return "untestable"
+    holds, fails = outcomes.count("holds"), outcomes.count("fails")
+    if holds == n:
+        return "holds"
+    if 3 * holds >= 2 * n and not fails:
+        return "mostly"
+    return "contradicted" if 2 * fails > n else "mixed"
+
+
+def grades(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a claim and corruption, and one for the claim as a whole (corruption "all")."""
+    rows = []
+    for number, text in CLAIMS.items():
+        found = []
+        for corruption, part in table[table["claim"] == number].groupby("corruption", sort=False):
+            outcomes, ratios = part["outcome"].tolist(), np.log(part["ratio"].to_numpy(float))
+            found.append(grade(outcomes))
+            about = {"claim": number, "text": text, "corruption": corruption, "grade": found[-1]}
+            about |= {"holds": outcomes.count("holds"), "of": len(outcomes)}
+            finite = ratios[np.isfinite(ratios)]
+            paper = np.log(part["paper"].dropna())
+            about["ratio"] = math.exp(finite.mean()) if len(finite) else math.nan
+            about["paper"] = math.exp(paper.mean()) if len(paper) else math.nan
+            rows.append(about)
+        tested = [g for g in found if g != "untestable"]
+        whole = max(tested, key=lambda g: (tested.count(g), GRADES.index(g)), default="untestable")
+        rows.append({"claim": number, "text": text, "corruption": "all", "grade": whole})
+    return pd.DataFrame(rows)
+
+
+def _key(metric: str, distance: str) -> str:
+    return distance if metric == DISTANCE else metric
+
+
+def _is_usable(records: Records, corruption: str, method: str) -> bool:
+    """Whether a run is there, and not worse than mean fill or than its own start."""
+    runs = records.get((corruption, method), [])
+    if not runs or method not in METHODS:
+        return bool(runs)
+    limits = [
+        record["metrics"]["energy"]["value"]
+        for name in ("mean", "start")
+        for record in records.get((corruption, name), [])
     ]
+    energy = float(np.mean([record["metrics"]["energy"]["value"] for record in runs]))
+    return all(energy <= limit for limit in limits)
 
 
-def claims_table(profile: str, results: Path | None = None) -> pd.DataFrame:
-    """One row a statement: claim, text, verdict, corruption, statement, ratio, interval, outcome."""
-    return pd.DataFrame(
-        [
-            {
-                "claim": claim.number,
-                "text": claim.text,
-                "verdict": verdict(judged),
-                "corruption": statement.corruption,
-                "statement": str(statement),
-                "factor": statement.factor,
-                **vars(result),
-            }
-            for claim, judged in judge_claims(profile, results)
-            for statement, result in zip(claim.statements, judged, strict=True)
-        ]
-    )
-
-
-def write_claims(profile: str) -> list[Path]:
-    """Write ``claims.csv`` and ``claims.md`` into the profile's results; return their paths."""
-    return write_texts(paths.RESULTS / Path(profile).stem, rendered(profile))
+def _paper_ratio(s: Statement, table: pd.Series) -> float:
+    """The paper's own left / right; NaN where it gives none."""
+    values = [table.get((s.corruption, s.metric, m), math.nan) for m in (s.left, s.right)]
+    return float(values[0] / values[1])
 
 
 def rendered(profile: str, results: Path | None = None) -> dict[str, str]:
     """What ``write_claims`` writes: file name -> text."""
     table = claims_table(profile, results)
-    text = f"# The paper's claims, profile {Path(profile).stem}\n\n"
-    text += to_markdown(verdicts(table)) + "\n## What each rests on\n\n"
-    text += to_markdown(statements(table)) + "\n" + rule(table)
+    seeds = table["seeds"].max()
+    text = f"# The paper's claims, profile {Path(profile).stem}\n\n{to_markdown(shown(table))}\n"
+    text += "\n".join(line.strip() for line in __doc__.split("The rule. ")[1].splitlines()) + "\n"
+    if seeds <= 1:
+        text += "\nOne seed a run here: a grade is about these very runs.\n"
     return {"claims.csv": table.to_csv(index=False), "claims.md": text}
 
 
-def verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """Formatted cells, one row a claim, from what ``claims_table`` returns."""
+def claims_table(profile: str, results: Path | None = None) -> pd.DataFrame:
+    """Every statement judged from a profile's records; RunError where one does not belong."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for config, record in load_records(profile, results):
+        found.setdefault((config.corruption, config.method), []).append(record)
+    evaluations = load_evaluations(profile, results)
+    for (corruption, method), part in evaluations.groupby(["corruption", "method"]):
+        if (corruption, method) not in found:  # a reference
+            metrics = part.set_index("metric")[["value", "low", "high"]].to_dict("index")
+            found[corruption, method] = [{"metrics": metrics}]
+    return judge(found, distance_name(evaluations))
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Formatted cells, one row a claim and corruption."""
     rows = {}
-    for number, part in table.groupby("claim"):
-        counts = part["outcome"].value_counts()
-        said = [f"{counts[o]} {o}" for o in ("holds", "fails", "open") if o in counts]
-        rows[str(number)] = {
-            "claim": part["text"].iloc[0],
-            "verdict": f"**{part['verdict'].iloc[0]}**",
-            "statements": ", ".join(said),
+    for row in grades(table).to_dict("records"):
+        if row["corruption"] == "all":
+            rows[str(row["claim"])] = {"claim": row["text"], "grade": f"**{row['grade']}**"}
+            continue
+        rows[f"{row['claim']}, {CORRUPTIONS[row['corruption']]}"] = {
+            "grade": row["grade"],
+            "statements that hold": f"{row['holds']} of {row['of']}",
+            "mean ratio": DASH if math.isnan(row["ratio"]) else f"{row['ratio']:.2f}",
+            "the paper's": DASH if math.isnan(row["paper"]) else f"{row['paper']:.2f}",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("#")
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("#")
 
 
-def statements(table: pd.DataFrame) -> pd.DataFrame:
-    """Formatted cells, one row a statement, from what ``claims_table`` returns."""
-
-    def number(value: float) -> str:
-        return DASH if math.isnan(value) else "∞" if math.isinf(value) else f"{value:.3g}"
-
-    def interval(row: Any) -> str:
-        return f"[{number(row.low)}, {number(row.high)}]" if row.seeds else DASH
-
-    shown = pd.DataFrame(
-        {
-            "corruption": table["corruption"].map(CORRUPTIONS),
-            "statement": table["statement"],
-            "left / right": table["ratio"].map(number),
-            "interval": [interval(row) for row in table.itertuples()],
-            "seeds": table["seeds"].map(lambda n: str(n) if n else DASH),
-            "outcome": table["outcome"],
-        }
-    )
-    return shown.set_index(table["claim"].astype(str).rename("#"))
-
-
-def rule(table: pd.DataFrame) -> str:
-    """The rule of this file's beginning, and what one seed a run means for it."""
-    lines = __doc__.split("The rule. ")[1].strip().splitlines()
-    text = "\n".join(line.strip() for line in lines) + "\n"
-    seeds = table.loc[table["seeds"] > 0, "seeds"]
-    if len(seeds) and seeds.max() == 1:
-        text += (
-            "\nOne seed a run here: the intervals are over test images only, so a verdict is "
-            "about these very runs.\n"
-        )
-    return text
+def write_claims(profile: str) -> list[Path]:
+    """Write ``claims.csv`` and ``claims.md`` into the profile's results; return their paths."""
+    return write_texts(paths.RESULTS / Path(profile).stem, rendered(profile))

@@ -1,7 +1,8 @@
-"""Pictures: reconstructions, uncertainty, training curves of a run, and the panels of one step.
+"""Pictures of reconstructions and of a step, training curves, and charts of methods.
 
 Images are (3, H, W) in [-1, 1]. The border that no mask observes is cropped from every figure of
-reconstructions: nothing can be learned there.
+reconstructions: nothing can be learned there. A method has one colour, line and marker in all
+charts; each is told apart in grey too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
@@ -23,10 +25,15 @@ from torch import Tensor
 
 from paperlib.evaluation.sampling import latents, reconstruct
 from paperlib.files import write_atomically
+from paperlib.paper.tables import CORRUPTIONS, LABELS
 
 MISSING_COLOUR = 0.85  # light grey, so that missing pixels are not taken for black ones
 ACCENT = "#D55E00"  # Okabe and Ito's vermillion
 WIDTH = 6.9  # inches, of a page's two columns
+LOOKS = (
+    "both", "encoding_z", "encoding_y", "base", "unpaired", "paired", "misgan", "scored", "mask_aware",
+)  # fmt: skip
+MARKERS = "osD^vPX*h"
 
 
 def use_style() -> None:
@@ -42,16 +49,17 @@ def save_figure(figure: Figure, target: Path) -> list[Path]:
     Raises:
         DiskFull: there is no room; what was there before is intact.
     """
-    suffixes = [".png", ".pdf"]
-    if target.suffix in suffixes:
-        suffixes, target = [target.suffix], target.with_suffix("")
+    suffixes = [target.suffix] if target.suffix in (".png", ".pdf") else [".png", ".pdf"]
     written = []
     for suffix in suffixes:
-        path = target.with_name(target.name + suffix)
+        path = target.with_name(target.name.removesuffix(suffix) + suffix)
         about = {"CreationDate": None} if suffix == ".pdf" else {}
         write_atomically(path, partial(figure.savefig, format=suffix[1:], metadata=about))
         written.append(path)
     return written
+
+
+# Pictures
 
 
 def to_picture(x: Tensor, m: Tensor | None = None, border: int = 0) -> np.ndarray:
@@ -59,27 +67,39 @@ def to_picture(x: Tensor, m: Tensor | None = None, border: int = 0) -> np.ndarra
     picture = ((x + 1) / 2).clamp(0, 1)
     if m is not None:
         picture = torch.where(m > 0, picture, MISSING_COLOUR)
-    array = picture.permute(1, 2, 0).cpu().numpy()
+    array = picture.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()  # grey: the band three times
     return array[border : array.shape[0] - border, border : array.shape[1] - border]
 
 
 def reconstruction_figure(y: Tensor, m: Tensor, x_tilde: Tensor, border: int = 0) -> Figure:
-    """Figures 4 and 5: observations on top, below them reconstructions for different z.
+    """Figures 4 and 5: observations on top, below them reconstructions (samples, B, 3, H, W)."""
+    rows = {rf"$z_{{{number}}}$": images for number, images in enumerate(x_tilde, 1)}
+    return comparison_figure(y, m, rows, border)
+
+
+def comparison_figure(
+    y: Tensor, m: Tensor, filled: Mapping[str, Tensor], border: int = 0
+) -> Figure:
+    """One row a method below the observations.
 
     Args:
         y, m: observations (B, 3, H, W) and masks (B, 1, H, W).
-        x_tilde: reconstructions, (samples, B, 3, H, W).
+        filled: what the row is called -> complete images (B, 3, H, W).
         border: pixels cropped from each side.
     """
-    samples, images = x_tilde.shape[:2]
-    figure, axes = _grid(samples + 1, images)
-    for j in range(images):
-        axes[0, j].imshow(to_picture(y[j], m[j], border))
-        for i in range(samples):
-            axes[i + 1, j].imshow(to_picture(x_tilde[i, j], border=border))
-    _row_label(axes[0, 0], "$y$")
-    for i in range(samples):
-        _row_label(axes[i + 1, 0], rf"$z_{{{i + 1}}}$")
+    rows = {"$y$": [to_picture(*one, border) for one in zip(y, m, strict=True)]}
+    rows |= {name: [to_picture(x, border=border) for x in xs] for name, xs in filled.items()}
+    side = min(0.95, (WIDTH - 0.9) / len(y))  # inches; 0.9 for the labels of the rows
+    figure, axes = plt.subplots(
+        len(rows), len(y), figsize=(side * len(y) + 0.4, side * len(rows)), squeeze=False,
+        gridspec_kw={"wspace": 0.04, "hspace": 0.04},
+    )  # fmt: skip
+    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, labelpad=4)
+        for ax, picture in zip(row, pictures, strict=True):
+            ax.imshow(picture)
+            ax.set(xticks=[], yticks=[])
+            sns.despine(ax=ax, left=True, bottom=True)
     return figure
 
 
@@ -94,47 +114,18 @@ def uncertainty_figure(
         x: originals, (B, 3, H, W), shown in a last row if given.
         border: pixels cropped from each side.
     """
-    mean = x_tilde.mean(dim=0)
-    deviation = x_tilde.std(dim=0).mean(dim=1).cpu().numpy()  # (B, H, W), over the channels
+    mean, deviation = x_tilde.mean(dim=0), x_tilde.std(dim=0).mean(dim=1)  # of all channels
+    rows = {"mean": mean, "std": mean} | ({} if x is None else {"$x$": x})
+    figure = comparison_figure(y, m, rows, border)
     inside = slice(border, deviation.shape[-1] - border)
-    deviation = deviation[:, inside, inside]
-    images = len(y)
-    figure, axes = _grid(3 if x is None else 4, images)
-    top = max(float(np.quantile(deviation, 0.99)), 1e-3)
-    for j in range(images):
-        axes[0, j].imshow(to_picture(y[j], m[j], border))
-        axes[1, j].imshow(to_picture(mean[j], border=border))
-        shown = axes[2, j].imshow(deviation[j], cmap="magma", vmin=0, vmax=top)
-        if x is not None:
-            axes[3, j].imshow(to_picture(x[j], border=border))
-    labels = ["$y$", "mean", "std", "$x$"]
-    for row, label in zip(axes, labels, strict=False):
-        _row_label(row[0], label)
-    place = axes[2, -1].get_position()
+    maps = deviation[:, inside, inside].cpu().numpy()  # (B, h, w)
+    top = max(float(np.quantile(maps, 0.99)), 1e-3)
+    third_row = figure.axes[2 * len(y) : 3 * len(y)]
+    for ax, one in zip(third_row, maps, strict=True):
+        shown = ax.imshow(one, cmap="magma", vmin=0, vmax=top)  # over the mean
+    place = third_row[-1].get_position()
     beside = figure.add_axes((place.x1 + 0.01, place.y0, 0.012, place.height))
-    bar = figure.colorbar(shown, cax=beside)
-    bar.set_label("std")
-    return figure
-
-
-def comparison_figure(
-    y: Tensor, m: Tensor, filled: Mapping[str, Tensor], border: int = 0
-) -> Figure:
-    """One row a method below the observations.
-
-    Args:
-        y, m: observations (B, 3, H, W) and masks (B, 1, H, W).
-        filled: what the row is called -> complete images (B, 3, H, W).
-        border: pixels cropped from each side.
-    """
-    figure, axes = _grid(1 + len(filled), len(y))
-    _row_label(axes[0, 0], "$y$")
-    for j in range(len(y)):
-        axes[0, j].imshow(to_picture(y[j], m[j], border))
-    for row, (name, images) in zip(axes[1:], filled.items(), strict=True):
-        _row_label(row[0], name)
-        for ax, image in zip(row, images, strict=True):
-            ax.imshow(to_picture(image, border=border))
+    figure.colorbar(shown, cax=beside, label="std")
     return figure
 
 
@@ -149,36 +140,29 @@ def observed_by_figure(share: np.ndarray) -> Figure:
     return figure
 
 
-def step_figure(
-    panels: Mapping[str, np.ndarray], arrows: Sequence[tuple[str, str, str]], title: str = ""
-) -> Figure:
+def step_figure(panels: Mapping[str, np.ndarray], arrows: Sequence[tuple[str, str, str]]) -> Figure:
     """Panels of one training step with labelled arrows between them (Figures 1 to 3).
 
     Args:
-        panels: name -> picture (H, W, 3) in [0, 1], drawn from left to right. A picture of None
-            leaves the place to the name alone, e.g. for z.
+        panels: name -> picture (H, W, 3) in [0, 1], drawn from left to right.
         arrows: (from, to, label); arrows over more than one panel are bent.
-        title: above the panels.
     """
-    n = len(panels)
-    figure, axes = plt.subplots(1, n, figsize=(2.1 * n, 2.6), squeeze=False)
+    names = list(panels)
+    figure, axes = plt.subplots(1, len(names), figsize=(2.1 * len(names), 2.6), squeeze=False)
     figure.subplots_adjust(wspace=0.75, left=0.02, right=0.98, top=0.72, bottom=0.16)
-    where = {}
-    for ax, (name, picture) in zip(axes[0], panels.items(), strict=True):
-        where[name] = ax
-        ax.imshow(picture)
+    for ax, name in zip(axes[0], names, strict=True):
+        ax.imshow(panels[name])
         ax.set_xlabel(name, fontsize=12)
         ax.set(xticks=[], yticks=[])
     for start, end, label in arrows:
-        a, b = where[start].get_position(), where[end].get_position()
-        far = abs(list(panels).index(start) - list(panels).index(end)) > 1
-        height = (a.y0 + a.y1) / 2
+        a, b = (axes[0, names.index(name)].get_position() for name in (start, end))
+        far = names.index(end) - names.index(start) > 1
+        tail, head = (a.x1 + 0.004, (a.y0 + a.y1) / 2), (b.x0 - 0.004, (b.y0 + b.y1) / 2)
         if far:
-            ends = ((a.x0 + a.x1) / 2, a.y1 + 0.01), ((b.x0 + b.x1) / 2, b.y1 + 0.01)
-        else:
-            ends = (a.x1 + 0.004, height), (b.x0 - 0.004, height)
+            tail, head = ((a.x0 + a.x1) / 2, a.y1 + 0.01), ((b.x0 + b.x1) / 2, b.y1 + 0.01)
         arrow = FancyArrowPatch(
-            *ends,
+            tail,
+            head,
             transform=figure.transFigure,
             connectionstyle=f"arc3,rad={-0.18 if far else 0}",
             arrowstyle="-|>",
@@ -186,12 +170,12 @@ def step_figure(
             color=ACCENT if far else "0.2",
         )
         figure.add_artist(arrow)
-        middle = (ends[0][0] + ends[1][0]) / 2
-        lift = 0.17 if far else 0.03
-        figure.text(middle, ends[0][1] + lift, label, ha="center", va="bottom", fontsize=9)
-    if title:
-        figure.suptitle(title, y=1.02)
+        middle, lift = (tail[0] + head[0]) / 2, 0.17 if far else 0.03
+        figure.text(middle, tail[1] + lift, label, ha="center", va="bottom", fontsize=9)
     return figure
+
+
+# Training
 
 
 def curves_figure(log: Sequence[Mapping[str, float]], title: str = "") -> Figure:
@@ -205,33 +189,16 @@ def curves_figure(log: Sequence[Mapping[str, float]], title: str = "") -> Figure
     figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 1.7), layout="constrained")
     steps = [line["step"] for line in log]
     for ax, (name, keys) in zip(axes, panels.items(), strict=True):
-        for key, label in keys.items():
-            if log and key in log[0]:
-                ax.plot(steps, [line[key] for line in log], label=label)
         ax.set(title=name, xlabel="step")
-        if ax.lines:
+        known = [key for key in keys if log and key in log[0]]
+        for key in known:
+            ax.plot(steps, [line[key] for line in log], label=keys[key])
+        if known:
             ax.legend()
         else:
             ax.text(0.5, 0.5, "not in this variant", ha="center", transform=ax.transAxes)
             ax.set(xticks=[], yticks=[])
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def field_figure(rows: Mapping[str, Tensor], limit: float = 2.5) -> Figure:
-    """Fields in a diverging palette, one row a name, missing entries (NaN) in grey.
-
-    Args:
-        rows: name -> fields, (images, H, W).
-        limit: the colour scale reaches from -limit to limit.
-    """
-    figure, axes = _grid(len(rows), max(len(fields) for fields in rows.values()))
-    palette = sns.color_palette("vlag", as_cmap=True).with_extremes(bad=str(MISSING_COLOUR))
-    for row, (name, fields) in zip(axes, rows.items(), strict=True):
-        _row_label(row[0], name)
-        for ax, field in zip(row, fields, strict=False):
-            ax.imshow(field.numpy(), cmap=palette, vmin=-limit, vmax=limit)
+    figure.suptitle(title)
     return figure
 
 
@@ -262,30 +229,85 @@ class Monitor:
         z = latents(range(len(self.y)), self.samples, G.nz, seed=0, device=self.y.device)
         x_tilde = reconstruct(G, self.y, self.m, z)
         with plt.ioff():  # while interactive, the inline backend keeps every figure of a cell
-            figures = [
-                curves_figure(self.log),
-                reconstruction_figure(self.y, self.m, x_tilde, self.border),
-            ]
-        if self.handles:
+            pictures = reconstruction_figure(self.y, self.m, x_tilde, self.border)
+            figures = [curves_figure(self.log), pictures]
+        if not self.handles:
+            self.handles = [display(figure, display_id=True) for figure in figures]
+        else:
             for handle, figure in zip(self.handles, figures, strict=True):
                 handle.update(figure)
-        else:
-            self.handles = [display(figure, display_id=True) for figure in figures]
         for figure in figures:
             plt.close(figure)
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    side = min(0.95, (WIDTH - 0.9) / columns)  # inches; 0.9 for the labels of the rows
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(side * columns + 0.4, side * rows), squeeze=False,
-        gridspec_kw={"wspace": 0.04, "hspace": 0.04},
-    )  # fmt: skip
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        sns.despine(ax=ax, left=True, bottom=True)
-    return figure, axes
+# Charts
 
 
-def _row_label(ax: Axes, text: str) -> None:
-    ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9, labelpad=4)
+def look(method: str) -> dict[str, Any]:
+    """Colour, line, marker and label of a method, by its name or label; dark grey if of no look."""
+    method = {label: name for name, label in LABELS.items()}.get(method, method)
+    about = {"color": "0.35", "linestyle": (0, (2, 2)), "marker": "p"}
+    if method in LOOKS:
+        place, cycle = LOOKS.index(method), list(plt.rcParams["axes.prop_cycle"])
+        about = cycle[place % len(cycle)] | {"marker": MARKERS[place]}
+    return about | {"label": LABELS.get(method, method)}
+
+
+def methods_figure(
+    data: pd.DataFrame, x: str, y: str, panel: str = "corruption", log: bool = False, **how: Any
+) -> Figure:
+    """One line for each method and seed, in a panel for each corruption; one legend below.
+
+    Args:
+        data: columns method, x, y, ``panel``; seed where there are several; low and high for bars.
+        x, y: the columns to draw, which name the axes.
+        panel: the column of which each value has a panel.
+        log: both axes logarithmic.
+        how: instead of a method's look, e.g. linestyle="" for points alone.
+    """
+    titles = sorted(set(data[panel]), key=[*CORRUPTIONS, *data[panel]].index)
+    size = (WIDTH * min(max(len(titles), 1.5) / 3, 1), 2.6)
+    figure, axes = plt.subplots(1, len(titles), figsize=size, layout="constrained", squeeze=False)
+    runs = ["method", "seed"] if "seed" in data else ["method"]
+    for ax, title in zip(axes[0], titles, strict=True):
+        for (method, *_), run in data[data[panel] == title].groupby(runs, sort=False):
+            ax.plot(run[x], run[y], **look(method) | how)
+            if "low" in run:
+                ax.vlines(run[x], run["low"], run["high"], look(method)["color"])
+        ax.set(title=CORRUPTIONS.get(title, title), xlabel=x)
+        if log:
+            _logarithmic(ax)
+    axes[0, 0].set_ylabel(y)
+    lines = {line.get_label(): line for ax in axes[0] for line in ax.lines}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def calibration_figure(evaluations: pd.DataFrame) -> Figure:
+    """What central intervals cover against what they should; of several seeds the mean and range.
+
+    Args:
+        evaluations: as of ``tables.load_evaluations``; its metrics coverage_50, ... are drawn.
+    """
+    level, inside = "level of the interval", "share of the truth inside"
+    rows = evaluations[evaluations["metric"].str.startswith("coverage_")]
+    levels = rows["metric"].str.removeprefix("coverage_").astype(int) / 100
+    values = rows.assign(**{level: levels}).sort_values(level, kind="stable")
+    values = values.groupby(["corruption", "method", level], sort=False)["value"]
+    covered = values.agg(["mean", "min", "max"]).set_axis([inside, "low", "high"], axis=1)
+    figure = methods_figure(covered.reset_index(), level, inside)
+    for ax in figure.axes:
+        ax.plot([0, 1], [0, 1], color="0.6", linestyle="-", linewidth=1, zorder=0)
+        ax.set(xlim=(0.4, 1), ylim=(0, 1))
+    return figure
+
+
+def _logarithmic(ax: Axes) -> None:
+    """Both axes, with few labels upwards, so that none overlap."""
+    ax.set(xscale="log", yscale="log")
+    ax.yaxis.set_major_locator(plt.MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_minor_locator(plt.NullLocator())
+    ax.xaxis.set_major_locator(plt.LogLocator(subs=(1, 3)))
+    ax.xaxis.set_minor_formatter("")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")

@@ -1,8 +1,11 @@
-"""Tables from evaluation records, and from nothing else. A run without a record shows a dash."""
+"""Tables 1 and 2 as the paper prints them, and one beyond, from evaluation records alone.
+
+A run without a record shows a dash. Below each of our rows stands the paper's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from scipy import stats
 
 from paperlib import paths, records
 from paperlib.config import EvaluationConfig, RunConfig
+from paperlib.core.baselines import METHODS
 from paperlib.errors import RunError
 from paperlib.evaluation.features import kernel_distance_name
 from paperlib.files import write_text
@@ -24,46 +28,49 @@ TABLE1 = {
     "encoding_y": "encoding y (eq. 7)",
     "both": "both (eq. 8)",
     "mask_aware": "mask-aware (ours)",
+    "scored": "scored (ours)",
 }
 TABLE2 = {
+    # from complete images, then from incomplete ones alone
+    "unpaired": "Unpaired",
+    "paired": "Paired",
+    "misgan": "MisGAN",
+    "ambientgan": "AmbientGAN: MisGAN's own samples",
+    "uair": "UAIR of deepinv (no z, no fresh masks)",
+    "both": "both (eq. 8)",
     # without learning
+    "start": "what G starts from, untrained",
     "mean": "mean fill",
     "linear": "linear interpolation",
     "biharmonic": "biharmonic",
     "telea": "Telea",
     "navier_stokes": "Navier-Stokes",
-    # from complete images
-    "unpaired": "Unpaired",
-    "paired": "Paired",
-    # from incomplete images alone
-    "misgan": "MisGAN",
-    "ambientgan": "AmbientGAN: MisGAN's own samples",
-    "uair": "UAIR of deepinv (no z, no fresh masks)",
-    "both": "both (eq. 8)",
-    "mask_aware": "mask-aware (ours)",
+    "real": "real against real",
 }
+LABELS = TABLE1 | TABLE2
 CORRUPTIONS = {
     "one_patch": "One Patch",
     "small_patch": "Small Patch",
     "drop_pixel": "Drop Pixel",
 }
 DISTANCES = ("FID", "FD-efflite0")
-CALIBRATION = ["energy", "coverage_50", "coverage_80"]
-LOWER_IS_BETTER = {"FID", "FD-efflite0", "mse", "mse_missing", "mse_best", "energy"}
-HIGHER_IS_BETTER = {"std"}
-LABELS = {
+METRICS = {
     "mse": "MSE",
     "std": "std",
     "mse_missing": "MSE missing",
-    "mse_interior": "MSE interior",
-    "mse_without_z": "MSE missing, z = 0",
-    "mse_best": "best of 10",
-    "seam": "seam ratio",
     "energy": "energy score",
-    "coverage_50": "50 % intervals cover",
+    "std_coarse": "coarse std",
     "coverage_80": "80 % intervals cover",
+    "seam": "seam ratio",
+    "mse_without_z": "MSE missing, z = 0",
+    "mse_best": "MSE missing, best of 10",
+    "seconds": "seconds of training",
 }
+BEYOND = ("mse_missing", "energy", "std_coarse", "coverage_80", "seam", "seconds")
+LOWER_IS_BETTER = {*DISTANCES, "mse", "mse_missing", "mse_best", "energy"}  # all others: no best
 DASH = "–"
+WORSE = " †"  # a learned method that ends worse than what its generator started from
+STILL_FALLING = " ‡"  # MisGAN: its error was still falling in the last half of its training
 
 
 def load_evaluations(profile: str, results: Path | None = None) -> pd.DataFrame:
@@ -89,9 +96,11 @@ def load_evaluations(profile: str, results: Path | None = None) -> pd.DataFrame:
         first, other = data.setdefault(config.data.folder, (checksum, path))
         if checksum != first:
             raise RunError(f"{path} rests on other data than {other}: make both again")
-        seed = record.get("seed") or 0
-        about = {"corruption": config.corruption, "method": method, "seed": seed}
-        rows.extend(about | {"metric": k} | measured for k, measured in record[key].items())
+        about = {"corruption": config.corruption, "method": method, "seed": record.get("seed") or 0}
+        measured = dict(record[key])
+        if (seconds := record.get("training", {}).get("seconds")) is not None:
+            measured["seconds"] = {"value": seconds, "low": seconds, "high": seconds, "images": 0}
+        rows.extend(about | {"metric": k} | values for k, values in measured.items())
 
     for run, record in load_records(profile, folder):
         path = folder / "runs" / run.name / "evaluation.json"
@@ -101,7 +110,10 @@ def load_evaluations(profile: str, results: Path | None = None) -> pd.DataFrame:
     for config in evaluation_configs(profile):
         for part in ("references", "peers"):
             for path in sorted((folder / part).glob(f"{config.corruption}-*.json")):
-                record = _of_configuration(path, config)
+                record = records.read_record(path)
+                refuse_other_configuration(path, record["config"], config)
+                for fault in data_faults(path, record, config):
+                    raise RunError(str(fault))
                 name = record.get("peer") or path.stem.removeprefix(f"{config.corruption}-")
                 add(path, config, record, name, "metrics")
     columns = ["corruption", "method", "seed", "metric", "value", "low", "high", "images"]
@@ -115,19 +127,12 @@ def load_records(
     folder = results or paths.RESULTS / Path(profile).stem
     for config in load_profile(profile):
         run = Run(folder / "runs" / config.name)
-        if (run.folder / "evaluation.json").is_file():
-            refuse_other_configuration(run.folder / "config.json", run.config.model_dump(), config)
+        if (evaluation := run.evaluation) is not None:
+            theirs = run.folder / "config.json"
+            refuse_other_configuration(theirs, run.config.model_dump(), config)
             for fault in run.faults(numbers_only=True):
                 raise RunError(str(fault))
-            yield config, run.evaluation or {}
-
-
-def _of_configuration(path: Path, config: EvaluationConfig) -> dict[str, Any]:
-    record = records.read_record(path)
-    refuse_other_configuration(path, record["config"], config)
-    for fault in data_faults(path, record, config):
-        raise RunError(str(fault))
-    return record
+            yield config, evaluation
 
 
 def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
@@ -145,34 +150,17 @@ def summarise(evaluations: pd.DataFrame) -> pd.DataFrame:
             value = values.mean()
             half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
             low, high = value - half, value + half
-        images = int(group["images"].min())
-        rows.append([*key, value, low, high, n, images])
+        rows.append([*key, value, low, high, n, int(group["images"].min())])
     columns = ["corruption", "method", "metric", "value", "low", "high", "seeds", "images"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def paper_table(number: int) -> pd.DataFrame:
-    """The paper's Table 1 or 2: method, corruption, and its FID, MSE and std.
-
-    In Table 2 "our model" is ``both`` of Table 1.
-    """
+def paper_tables() -> pd.DataFrame:
+    """The paper's numbers, long: table, method, corruption, metric ("distance", mse, std), paper."""
     table = pd.read_csv(Path(__file__).with_name("paper_tables.csv"))
-    table = table.rename(columns={"model": "method"})
-    here = table["table"] == number
-    return table[here | (table["method"] == "both")] if number == 2 else table[here]
-
-
-def table1(profile: str, results: Path | None = None) -> pd.DataFrame:
-    """Table 1 in long form, ours beside the paper's; NaN where a run has no record.
-
-    Columns: corruption, method, metric, value, low, high, seeds, images, paper.
-    """
-    return _beside_the_paper(load_evaluations(profile, results), list(TABLE1), paper_table(1))
-
-
-def table2(profile: str, results: Path | None = None) -> pd.DataFrame:
-    """Table 2, with the references, in the form of ``table1``."""
-    return _beside_the_paper(load_evaluations(profile, results), list(TABLE2), paper_table(2))
+    table = table.rename(columns={"model": "method", "fid": "distance"})
+    keys = ["table", "method", "corruption"]
+    return table.melt(keys, ["distance", "mse", "std"], var_name="metric", value_name="paper")
 
 
 def distance_name(evaluations: pd.DataFrame) -> str:
@@ -180,185 +168,139 @@ def distance_name(evaluations: pd.DataFrame) -> str:
     return next((d for d in DISTANCES if d in set(evaluations["metric"])), DISTANCES[-1])
 
 
-def _beside_the_paper(
-    evaluations: pd.DataFrame, methods: list[str], paper: pd.DataFrame
-) -> pd.DataFrame:
+def table(evaluations: pd.DataFrame, methods: Sequence[str] = tuple(LABELS)) -> pd.DataFrame:
+    """Every (corruption, method, metric), ours beside the paper's; NaN where there is no record.
+
+    Columns: corruption, method, metric, value, low, high, seeds, images, paper.
+    """
     distance = distance_name(evaluations)
-    metrics = [distance, "mse", "std", "mse_missing", "mse_interior", "mse_without_z", "mse_best",
-               "seam", kernel_distance_name(distance), *CALIBRATION]  # fmt: skip
-    index = pd.MultiIndex.from_product(
-        [CORRUPTIONS, methods, metrics], names=["corruption", "method", "metric"]
-    )
-    table = summarise(evaluations).set_index(index.names).reindex(index).reset_index()
-    paper = paper.melt(
-        ["corruption", "method"], ["fid", "mse", "std"], var_name="metric", value_name="paper"
-    )
-    paper["metric"] = paper["metric"].replace("fid", distance)  # FID on Inception: another scale
-    return table.merge(paper, how="left", on=["corruption", "method", "metric"])
+    metrics = [distance, *METRICS, kernel_distance_name(distance)]
+    names = ["corruption", "method", "metric"]
+    index = pd.MultiIndex.from_product([CORRUPTIONS, methods, metrics], names=names)
+    long = summarise(evaluations).set_index(names).reindex(index).reset_index()
+    paper = paper_tables().drop(columns="table").replace({"metric": {"distance": distance}})
+    return long.merge(paper, how="left", on=names)  # FID on Inception: another scale than ours
 
 
-def wide(
-    table: pd.DataFrame,
-    metrics: list[str],
-    bold: str,
-    interval: str,
-    labels: dict[str, str] = TABLE1,
+def cells(
+    long: pd.DataFrame,
+    metrics: Sequence[str],
+    labels: Mapping[str, str],
+    marks: Mapping[tuple[str, str], str] | None = None,
+    bold: str = "**{}**",
 ) -> pd.DataFrame:
-    """Formatted cells: a row per method, columns (corruption, metric or "paper").
+    """Formatted cells, the three corruptions side by side; below a method's row the paper's.
 
     Args:
-        table: what ``table1`` or ``table2`` returns.
+        long: what ``table`` returns.
         metrics: those to show.
-        bold: format of the best value in a column, e.g. ``"**{}**"``.
-        interval: format of the interval, e.g. ``" [{low}, {high}]"``.
         labels: method -> what its row is called, in the order of the rows.
+        marks: (corruption, method) -> what stands behind its first cell.
+        bold: format of the best value of a column.
     """
-    columns: dict[tuple[str, str], list[str]] = {}
-    for corruption, title in CORRUPTIONS.items():
-        for metric in metrics:
-            part = table[(table["corruption"] == corruption) & (table["metric"] == metric)]
-            part = part.set_index("method").reindex(labels)
-            best = _best(part["value"], metric)
-            columns[title, LABELS.get(metric, metric)] = [
-                _cell(row, metric, bold if method == best else "{}", interval)
-                for method, row in part.iterrows()
-            ]
-            if part["paper"].notna().any():
-                name = "paper's FID" if metric in DISTANCES else f"paper's {LABELS[metric]}"
-                columns[title, name] = [DASH if pd.isna(v) else f"{v:g}" for v in part["paper"]]
-    return pd.DataFrame(columns, index=pd.Index(labels.values(), name="Model"))
+    found = long.set_index(["corruption", "method", "metric"])
+    rows: dict[str, dict[str, str]] = {}
+    for method, label in labels.items():
+        ours, papers = rows.setdefault(label, {}), {}
+        for corruption, title in CORRUPTIONS.items():
+            for metric in metrics:
+                column = f"{title}: {METRICS.get(metric, metric)}"
+                row = found.loc[corruption, method, metric]
+                best = found.loc[(corruption, [*labels], metric), "value"].min()
+                text = _number(row["value"], metric)
+                if metric in LOWER_IS_BETTER and row["value"] == best and method != "real":
+                    text = bold.format(text)
+                mark = (marks or {}).get((corruption, method), "") if metric == metrics[0] else ""
+                ours[column], papers[column] = text + mark, _number(row["paper"], "paper")
+        if set(papers.values()) != {DASH}:
+            rows[f"{label}, the paper"] = papers
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
-def diversity(table: pd.DataFrame) -> pd.DataFrame:
-    """Whether diversity is real, per corruption and method, from what ``table1`` returns.
+def marks(long: pd.DataFrame, courses: Mapping[tuple[str, str], Sequence[Mapping]]) -> dict:
+    """(corruption, method) -> mark: † worse than its start by the energy score, ‡ still falling."""
+    energy = long[long["metric"] == "energy"].set_index(["corruption", "method"])["value"]
+    found = {}
+    for corruption, method in energy.index:
+        start = energy.get((corruption, "start"), np.nan)
+        if method in METHODS and energy[corruption, method] > start:
+            found[corruption, method] = WORSE
+        course = courses.get((corruption, method), [])
+        if method == "misgan" and len(course) > 1:
+            if course[-1]["mse_missing"] < 0.98 * course[-2]["mse_missing"]:
+                found[corruption, method] = found.get((corruption, method), "") + STILL_FALLING
+    return found
 
-    Columns: std over that of base, ours and the paper's; and the error of samples over missing
-    pixels in units of the error at z = 0.
-    """
-    values = table.pivot(index=["corruption", "method"], columns="metric", values="value")
-    paper = table.pivot(index=["corruption", "method"], columns="metric", values="paper")
 
-    def over_base(std: pd.Series) -> pd.Series:
-        return std / std.groupby("corruption").transform(
-            lambda s: s.xs("base", level="method").iloc[0]
-        )
-
-    result = pd.DataFrame(
-        {
-            "std / base": over_base(values["std"]),
-            "paper's std / base": over_base(paper["std"]),
-            "MSE / MSE at z = 0": values["mse_missing"] / values["mse_without_z"],
-        }
-    )
-    order = pd.MultiIndex.from_product([CORRUPTIONS, TABLE1], names=["corruption", "method"])
-    return result.reindex(order)
+def rendered(profile: str, results: Path | None = None) -> dict[str, str]:
+    """What ``write_tables`` writes: file name -> text."""
+    name, evaluations = Path(profile).stem, load_evaluations(profile, results)
+    long, distance = table(evaluations), distance_name(evaluations)
+    courses = {
+        (config.corruption, config.method): record.get("course", [])
+        for config, record in load_records(profile, results)
+    }
+    marked = marks(long, courses)
+    wanted = {
+        "table1": ("Table 1", TABLE1, (distance, "mse", "std")),
+        "table2": ("Table 2", TABLE2, (distance, "mse", "std")),
+        "beyond": ("Beyond the paper", LABELS, BEYOND),
+    }
+    texts = {}
+    for stem, (title, labels, metrics) in wanted.items():
+        shown = cells(long, metrics, labels, marked)
+        about = note(long, name)
+        texts[f"{stem}.md"] = f"# {title}, profile {name}\n\n{to_markdown(shown)}\n{about}\n"
+        texts[f"{stem}.csv"] = long[long["method"].isin(labels)].to_csv(index=False)
+        latex = cells(long, metrics, labels, bold=r"\textbf{{{}}}").to_latex(escape=False)
+        texts[f"{stem}.tex"] = f"{latex}% {about}\n".replace(" %", r" \%")
+    return texts
 
 
 def write_tables(profile: str) -> list[Path]:
-    """Write ``table1`` and ``table2`` as ``.csv``, ``.md`` and ``.tex`` into the profile's results.
-
-    Returns:
-        the six paths, Table 1's first.
-    """
+    """Write Tables 1 and 2 and the one beyond as ``.csv``, ``.md`` and ``.tex``; their paths."""
     return write_texts(paths.RESULTS / Path(profile).stem, rendered(profile))
 
 
-def write_texts(folder: Path, texts: dict[str, str]) -> list[Path]:
+def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     """Write text files by name, each atomically; return their paths."""
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
 
 
-def rendered(profile: str, results: Path | None = None) -> dict[str, str]:
-    """What ``write_tables`` writes: file name -> text."""
-    name = Path(profile).stem
-    return {
-        **_rendered(name, "Table 1", table1(profile, results), TABLE1),
-        **_rendered(name, "Table 2", table2(profile, results), TABLE2),
-    }
+def to_markdown(shown: pd.DataFrame) -> str:
+    """A Markdown table of formatted cells, the index as its first column."""
+    return shown.to_markdown(disable_numparse=True) + "\n"
 
 
-def _rendered(name: str, title: str, table: pd.DataFrame, labels: dict[str, str]) -> dict[str, str]:
-    stem = title.lower().replace(" ", "")
-    distance = table["metric"].iloc[0]
-    about = note(table, name)
-    markdown = f"# {title}, profile {name}\n\n"
-    for heading, parts in sections(table, labels):
-        markdown += f"## {heading}\n\n"
-        markdown += "".join(to_markdown(cells) + "\n" for cells in parts)
-    latex = wide(table, [distance, "mse", "std"], r"\textbf{{{}}}", "", labels).to_latex(
-        multicolumn_format="c", column_format="l" + "r" * 18, escape=False
-    )
-    return {
-        f"{stem}.csv": table.to_csv(index=False),
-        f"{stem}.md": markdown + about + "\n",
-        f"{stem}.tex": latex + f"% {about}\n",
-    }
-
-
-def sections(
-    table: pd.DataFrame, labels: dict[str, str]
-) -> Iterator[tuple[str, list[pd.DataFrame]]]:
-    """A table part by part: a corruption's heading and its formatted cells, best in ``**``.
-
-    Args:
-        table: what ``table1`` or ``table2`` returns.
-        labels: method -> what its row is called, in the order of the rows.
-    """
-    distance = table["metric"].iloc[0]
-    beyond = ["mse_missing", "mse_without_z", "mse_best", "seam",
-              kernel_distance_name(distance)]  # fmt: skip
-    for corruption, heading in CORRUPTIONS.items():
-        part = table[table["corruption"] == corruption]
-        shown = ([distance, "mse", "std"], beyond, CALIBRATION)
-        yield (
-            heading,
-            [wide(part, m, "**{}**", " [{low}, {high}]", labels)[heading] for m in shown],
-        )
-
-
-def note(table: pd.DataFrame, profile: str) -> str:
+def note(long: pd.DataFrame, profile: str) -> str:
     """What must be said below a table of a profile."""
-    distance = table["metric"].iloc[0]
-    done = table.dropna(subset=["value"])
+    done = long[long["value"].notna() & (long["images"] > 0)]
     if done.empty:
         return f"No run of {profile} has been evaluated yet."
-    images, seeds = int(done["images"].min()), sorted(done["seeds"].astype(int).unique())
+    images, seeds = int(done["images"].min()), done["seeds"].astype(int)
+    count = " to ".join(dict.fromkeys(map(str, (seeds.min(), seeds.max()))))
+    distance = long["metric"].iloc[0]
     text = (
-        f"{images} test images, {' to '.join(dict.fromkeys(map(str, (seeds[0], seeds[-1]))))} seed(s) a run; "
-        f"95 % intervals; best of a column in bold; {DASH}: no record. "
-        "MSE and std on the scale [-1, 1]; MSE is over the whole image. "
+        f"{images} test images, {count} seed(s) a run; best of a column in bold; {DASH}: no record; "
+        f"{WORSE.strip()}: worse in energy score than what its generator started from; "
+        f"{STILL_FALLING.strip()}: not converged, its error was still falling. MSE and std on the "
+        "scale [-1, 1]; MSE is over the whole image. Distances are to complete images of the "
+        "training split, none of them one that is filled in. "
     )
     if distance != "FID":
         text += (
             f"{distance} is the Frechet distance on EfficientNet-Lite0 features, not comparable "
             "with the paper's FID. "
         )
-    return text + "The paper's columns are of CelebA at 128 px."
+    return text + "The paper's rows are of CelebA at 128 px."
 
 
-def _best(values: pd.Series, metric: str) -> str | None:
-    if values.notna().sum() < 2:
-        return None
-    if metric in LOWER_IS_BETTER or metric.startswith("KID"):
-        return values.idxmin()
-    return values.idxmax() if metric in HIGHER_IS_BETTER else None
-
-
-def _cell(row: pd.Series, metric: str, style: str, interval: str) -> str:
-    if pd.isna(row["value"]):
+def _number(value: float, metric: str) -> str:
+    if pd.isna(value):
         return DASH
-    digits = 1 if metric in DISTANCES else 2 if metric == "seam" or "coverage" in metric else 4
-
-    def text(number: float) -> str:
-        return f"{number:.{digits}f}"
-
-    return style.format(text(row["value"])) + interval.format(
-        low=text(row["low"]), high=text(row["high"])
-    )
-
-
-def to_markdown(cells: pd.DataFrame) -> str:
-    """A Markdown table of formatted cells, the index as its first column."""
-    return cells.to_markdown(disable_numparse=True) + "\n"
+    if metric == "paper":
+        return f"{value:g}"
+    digits = {"seconds": 0, "seam": 2, "coverage_80": 2} | dict.fromkeys(DISTANCES, 1)
+    return f"{value:.{digits.get(metric, 4)}f}"

@@ -6,6 +6,7 @@ names, or playwright's own. Screenshots go to results/browser-test.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -16,9 +17,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from paperlib import paths
-from paperlib.beyond.exploration import saved_choices
+from paperlib.beyond import pretrained
 
 if not os.environ.get("PAPERLIB_BROWSER_TEST"):
     pytest.skip("opt-in: make browser-test", allow_module_level=True)
@@ -120,16 +122,18 @@ def saved(page, results: Path, screenshot: str) -> dict:
     before = set((results / "explorer").glob("*.png"))
     page.click("button:has-text('save picture')")
     wait_until(lambda: set((results / "explorer").glob("*.png")) - before, "nothing was saved", 10)
-    return saved_choices((set((results / "explorer").glob("*.png")) - before).pop())
+    with Image.open((set((results / "explorer").glob("*.png")) - before).pop()) as image:
+        return json.loads(image.info["paperlib"])
 
 
 def test_it_opens_without_an_error_and_another_image_is_answered(page, results):
     before = picture(page)
     assert page.locator(".jp-OutputArea-output[data-mime-type*='stderr']").count() == 0
     assert page.locator(".jp-RenderedText[data-mime-type*='error']").count() == 0
-    choose(page, "image", "Cornwall")
+    other = list(pretrained.images())[1]
+    choose(page, "image", other)
     wait_for_another_picture(page, before)
-    assert saved(page, results, "1-open")["image"] == "Cornwall"
+    assert saved(page, results, "1-open")["image"] == other
 
 
 def test_a_stroke_hides_what_it_covers(page, results):
@@ -161,9 +165,10 @@ def test_the_sliders_move_z(page, results):
 
 def test_another_run_and_new_samples_are_answered(page, results):
     before = picture(page)
-    choose(page, "run above", "drop_pixel-both-seed0")
+    below = pretrained.names()[1]
+    choose(page, "run above", below)
     wait_for_another_picture(page, before)
-    assert saved(page, results, "4-same-run-twice")["runs"] == ["drop_pixel-both-seed0"] * 2
+    assert saved(page, results, "4-same-run-twice")["runs"] == [below] * 2
     before = picture(page)
     page.click("button:has-text('new samples')")
     wait_for_another_picture(page, before)
