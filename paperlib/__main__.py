@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -19,9 +19,6 @@ from typer.main import get_command
 
 from paperlib import paths
 from paperlib.errors import ConfigurationError, DataError, DiskFull, RunError, Terminated
-
-if TYPE_CHECKING:
-    from paperlib.config import RunConfig
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__.partition(",")[0])
 Profile = Annotated[str, Argument(help="A name in configs/, or a YAML file.")]
@@ -46,13 +43,13 @@ def describe(profile: Profile) -> None:
     from paperlib.data.prepare import prepare
     from paperlib.paper.figures import observed_by_figure, save_figure
 
-    config, _ = next(_runs(profile))
+    config, folder = next(_runs(profile))
     if config.dataset != "incomplete":
         raise ConfigurationError(f"{profile} has complete images: there is nothing to describe")
-    described = describe(prepare(config.data))
-    picture = paths.RESULTS / Path(profile).stem / "observed-by.png"
+    print(described := describe(prepare(config.data)))
+    picture = folder.parents[1] / "observed-by.png"
     save_figure(observed_by_figure(described.observed_by), picture)
-    print(f"{described}\n{picture}: by how many images each pixel is observed")
+    print(f"{picture}: by how many images each pixel is observed")
 
 
 @app.command()
@@ -88,11 +85,11 @@ def references(profile: Profile, corruption: str | None = None) -> None:
     if corruption and corruption not in configs:
         known = ", ".join(configs)
         raise ConfigurationError(f"no corruption {corruption!r} in {profile}; known: {known}")
+    folder = paths.references(Path(profile).stem)
     for config in [configs[corruption]] if corruption else configs.values():
         prepare(config.data)
         for name in ROWS:
-            record = paths.references(Path(profile).stem) / f"{config.corruption}-{name}.json"
-            evaluate_reference(name, config, record)
+            evaluate_reference(name, config, folder / f"{config.corruption}-{name}.json")
 
 
 @app.command()
@@ -112,13 +109,12 @@ def report(profile: Profile) -> None:
 
     from paperlib.files import write_text
 
-    results = paths.RESULTS / Path(profile).stem
-    notebook = results / "notebooks" / "06_tables.ipynb"
+    notebook = paths.RESULTS / Path(profile).stem / "notebooks" / "06_tables.ipynb"
     if not notebook.is_file():
         raise RunError(f"{notebook} is missing: run 'make reproduce PROFILE={profile}' first")
     page, _ = HTMLExporter(exclude_input=True, embed_images=True).from_filename(str(notebook))
-    write_text(results / "report.html", page)
-    print(results / "report.html")
+    write_text(report := notebook.parents[1] / "report.html", page)
+    print(report)
 
 
 @app.command()
@@ -129,17 +125,16 @@ def select(
 ) -> None:
     """Choose settings without complete images, from e.g. lambda_z=0.5,1,2 steps=400,800.
 
-    Train a run with every combination, score each on observed pixels of the hold-out that are
-    hidden again, and list them, the best first. Go on where it stopped.
+    Train every combination, score it on observed pixels that are hidden again, the best first.
     """
     from paperlib.beyond.selection import as_lines, candidates, search
     from paperlib.data.prepare import prepare
 
-    config, _ = next(_runs(profile, run=run))
+    config, trained = next(_runs(profile, run=run))
     grid = _parsed(values, "KEY=V1,V2,...", "[{}]")
     candidates(config, grid)  # a wrong value is said before hours of work
     prepare(config.data)
-    folder = paths.RESULTS / Path(profile).stem / "selection" / config.name
+    folder = trained.parents[1] / "selection" / config.name
     found = search(config, grid, folder)
     print(f"{as_lines(found)}\nbest: {found[0]['name']}; records in {folder}")
 
@@ -168,8 +163,6 @@ def inpaint(
     failed = inpaint(run, input, output, *how)
     for reason in failed.values():
         print(f"error: {reason}", file=sys.stderr)
-    if failed:
-        print(f"{len(failed)} of the images could not be filled in", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -186,14 +179,8 @@ def verify(
     return 1 if faults else 0
 
 
-def _runs(
-    profile: str, pairs: list[str] | None = None, run: str | None = None
-) -> Iterator[tuple[RunConfig, Path]]:
-    """Each run of a profile, or the one called ``run``, and its folder; progress says which it is.
-
-    Raises:
-        ConfigurationError: names the KEY=VALUE pair that is wrong, or lists the known runs.
-    """
+def _runs(profile: str, pairs: Pairs = None, run: Name = None) -> Iterator[tuple[Any, Path]]:
+    """The configuration of each run of a profile, or the one called ``run``, and its folder."""
     import paperlib.beyond  # noqa: F401, its method and its data set have names too
     from paperlib.config import RunConfig
     from paperlib.profiles import load_profile
@@ -202,18 +189,18 @@ def _runs(
     runs = load_profile(profile)
     if changes:
         runs = [RunConfig.parse(config.model_dump() | changes, "--set") for config in runs]
-    known = {config.name: config for config in runs}
-    if run and run not in known:
-        raise ConfigurationError(f"no run {run!r}; known: {', '.join(known)}")
-    chosen = [known[run]] if run else runs
+    chosen = [config for config in runs if run in (None, config.name)]
+    if not chosen:
+        known = ", ".join(config.name for config in runs)
+        raise ConfigurationError(f"no run {run!r}; known: {known}")
     for number, config in enumerate(chosen, 1):
-        if len(chosen) > 1:
+        if len(chosen) > 1:  # for the progress bar
             os.environ["PAPERLIB_RUN"] = f"{number} of {len(chosen)}"
         yield config, paths.runs(Path(profile).stem) / config.name
 
 
 def _parsed(pairs: list[str], form: str, as_yaml: str) -> dict[str, Any]:
-    """KEY=VALUE pairs, the values in YAML; ConfigurationError names one that is wrong."""
+    """KEY=VALUE pairs, the values in YAML."""
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -227,17 +214,14 @@ def _parsed(pairs: list[str], form: str, as_yaml: str) -> dict[str, Any]:
     return found
 
 
-def _terminated(*_: object) -> None:
-    raise Terminated
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; its exit status.
+    """Run a command; its exit status: 2 after one line on what the user can mend, 130 after Ctrl-C,
+    143 after SIGTERM, after a line that says how to go on."""
 
-    It is 2 after one clear line for what the user can mend: a wrong command line, bad input, a full
-    disk. It is 130 after Ctrl-C and 143 after SIGTERM, after a line that says how to go on.
-    """
-    signal.signal(signal.SIGTERM, _terminated)
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
     words = sys.argv[1:] if arguments is None else arguments
     try:
         with get_command(app).make_context("python -m paperlib", [*words]) as context:

@@ -76,7 +76,8 @@ def _read_profile(profile: str) -> tuple[Path, dict, dict, dict]:
     shared = read_yaml(path)
     matrix, overrides = shared.pop("matrix", {}), shared.pop("overrides", {})
     for key, part, kind in (("matrix", matrix, list), ("overrides", overrides, dict)):
-        if not isinstance(part, dict) or not all(isinstance(v, kind) and v for v in part.values()):
+        wrong = not isinstance(part, dict) or not all(isinstance(v, kind) for v in part.values())
+        if wrong or [] in part.values():
             what = "lists" if kind is list else "mappings"
             raise ConfigurationError(f"{path}: '{key}' must map to {what}, got {str(part)[:200]}")
     named = {str(value) for values in matrix.values() for value in values}

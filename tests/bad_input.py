@@ -189,12 +189,7 @@ ON_DISK = {
     "weights gone": ("run/generator.safetensors", Path.unlink, FILL, "is missing"),
     "a bit of the weights": ("run/generator.safetensors", flipped, FILL, "is altered"),
     "evaluation edited": (f"{RUN}/evaluation.json", edited(seed=1), "tables tiny.yaml", "altered"),
-    "another configuration": (
-        f"{RUN}/config.json",
-        edited(nz=3),
-        "train tiny.yaml",
-        "nz: 3, now 8",
-    ),
+    "another configuration": (f"{RUN}/config.json", edited(nz=3), "train tiny.yaml", "nz: 3"),
     "splits cut": ("data/folder-*/splits.npz", cut, AGAIN, "splits.npz is damaged"),
     "images gone": ("data/folder-*/images.npy", Path.unlink, AGAIN, "images.npy"),
     "images cut": ("data/folder-*/images.npy", cut, AGAIN, "images.npy"),

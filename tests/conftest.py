@@ -101,8 +101,9 @@ def workspace(empty_workspace, prepared_once) -> Path:
 
 
 @pytest.fixture
-def own_signal_handlers():
-    """Put back the handlers that the command line installs."""
+def own_signal_handlers(monkeypatch):
+    """Put back what the command line changes in its process: handlers, and the number of the run."""
+    monkeypatch.setenv("PAPERLIB_RUN", "")
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():

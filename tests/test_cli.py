@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -18,7 +19,7 @@ from paperlib import paths
 from paperlib.__main__ import main
 from paperlib.config import RunConfig
 from paperlib.errors import Terminated
-from paperlib.evaluation.references import REFERENCES
+from paperlib.evaluation.references import ROWS
 from paperlib.records import read_json
 
 pytestmark = pytest.mark.usefixtures("own_signal_handlers")
@@ -95,14 +96,15 @@ def test_references_leave_a_record_each(tiny_profile, monkeypatch, chosen):
     monkeypatch.setattr("paperlib.evaluation.protocol.load_extractor", lambda _: MeanAndSpread())
     assert main(["references", tiny_profile, *chosen]) == 0
     written = {path.name for path in paths.references("tiny").iterdir()}
-    assert written == {f"small_patch-{name}.json" for name in REFERENCES}
+    assert written == {f"small_patch-{name}.json" for name in ROWS}
 
 
 def test_tables_names_every_file_that_it_writes(tiny_profile, capsys):
     assert main(["tables", tiny_profile]) == 0
     named = capsys.readouterr().out.split()
-    written = [path for path in (paths.RESULTS / "tiny").iterdir() if path.is_file()]
-    assert sorted(named) == sorted(map(str, written)) and len(named) == 8
+    written = {str(path) for path in (paths.RESULTS / "tiny").iterdir() if path.is_file()}
+    kinds = {Path(name).name for name in named}
+    assert set(named) == written and kinds >= {"table1.md", "table2.tex", "claims.csv"}
 
 
 def test_report_is_the_notebook_of_tables_without_its_code(tiny_profile):

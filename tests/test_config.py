@@ -37,14 +37,6 @@ def test_wrong_value_is_refused_naming_key_and_value(key, value):
     assert f"key '{key}'" in message and repr(value) in message
 
 
-def test_all_wrong_keys_are_named_at_once_with_what_is_known():
-    values = {"lamda_y": 1, "steps": -4, "g_channels": [16, "x"], "corruption": "a", "method": "b"}
-    message = refusal(RunConfig.parse, values, "mine.yaml")
-    assert message.startswith("mine.yaml: ") and "unknown key 'lamda_y'" in message
-    assert all(part in message for part in ("steps", "g_channels.1", "lambda_y"))
-    assert "one_patch, small_patch, drop_pixel" in message and "encoding_z" in message
-
-
 def test_removed_key_is_refused_saying_so_unless_it_changed_nothing():
     # what D sees is the method's now: mask_aware shows it both masks
     message = refusal(RunConfig.parse, {"discriminator_sees": "both_masks"})
@@ -112,11 +104,6 @@ def profile(tmp_path):
     return write
 
 
-def test_unknown_profile_lists_the_known_ones():
-    message = refusal(load_profile, "nope")
-    assert "no profile 'nope'" in message and "smoke" in message.split("known: ")[1]
-
-
 def test_matrix_is_the_product_in_its_order(profile):
     runs = load_profile(profile("matrix: {corruption: [drop_pixel, one_patch], seed: [1, 0]}"))
     found = [(r.corruption, r.seed) for r in runs]
@@ -152,11 +139,9 @@ def test_run_of_a_profile_has_its_overrides_and_the_changes_the_last_word(profil
 FAULTS = [
     ("steps: [", "not valid YAML"), ("steps: 3\nsteps: 4", "'steps' is there twice"),
     ("just words", "key: value"), ("", "key: value"), ("nokey: 3", "nokey"),
-    ("matrix: [1, 2]", "matrix"), ("matrix: {seed: 3}", "matrix"), ("matrix: {seed: []}", "seed"),
+    ("matrix: {seed: 3}", "matrix"), ("matrix: {seed: []}", "seed"),
     ("matrix: {nokey: [1]}", "nokey"), ("matrix: {method: [base, nope]}", "nope"),
     ("matrix: {seed: [0, 1, 0]}", "two runs are called small_patch-both-seed0"),
-    ("matrix: {lambda_z: [1, 2]}", "two runs are called small_patch-both-seed0"),
-    ("overrides: 3\nmatrix: {method: [base]}", "overrides"),
     ("overrides: {base: 3}\nmatrix: {method: [base]}", "overrides"),
     ("overrides: {base: {nokey: 3}}\nmatrix: {method: [base]}", "nokey"),
     ("overrides: {base small_pach: {nz: 3}}\nmatrix: {method: [base]}", "small_pach"),

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from paperlib import files, run
 from paperlib.errors import DiskFull, RunError
-from paperlib.files import folder_atomically, locked, write_atomically, write_text
+from paperlib.files import folder_atomically, write_atomically, write_text
 from paperlib.run import Run
 from paperlib.training.loop import train
 
@@ -147,34 +147,23 @@ def test_every_write_of_a_run_may_fail(workspace, tiny_config, monkeypatch):
 # One process at a time
 
 
-def hold(path: Path) -> None:
-    with locked(path, "it"):
-        path.with_name("held").touch()
+def hold(folder: Path) -> None:
+    with Run(folder).lock():
+        (folder / "held").touch()
         time.sleep(600)
 
 
-def test_second_process_is_refused_until_the_first_is_killed(tmp_path):
-    path = tmp_path / "run" / "lock"
-    other = start(hold, path)
-    wait_until((tmp_path / "run" / "held").exists)
-    for _ in range(2):  # the refused one has not broken it
-        with (
-            pytest.raises(RunError, match="^the run is in use by another"),
-            locked(path, "the run"),
-        ):
-            pytest.fail("both hold it")
+def test_run_in_use_is_refused_and_not_touched_until_its_owner_is_killed(workspace, tiny_config):
+    folder = workspace / "run"
+    other = start(hold, folder)
+    wait_until((folder / "held").exists)
+    before = content(folder)
+    for _ in range(2):  # the refused one has not broken the lock
+        with pytest.raises(RunError, match=f"^{folder} is in use by another process"):
+            train(tiny_config, folder)
+    assert content(folder) == before
     other.kill()
     assert finish(other) == -signal.SIGKILL
-    with pytest.raises(ZeroDivisionError), locked(path, "the run"):
+    with pytest.raises(ZeroDivisionError), Run(folder).lock():
         1 / 0  # noqa: B018
-    with locked(path, "the run"):
-        pass
-
-
-def test_run_in_use_is_not_trained_and_not_touched(workspace, tiny_config):
-    folder = workspace / "run"
-    with Run(folder).lock():
-        before = content(folder)
-        with pytest.raises(RunError, match=f"{folder} is in use"):
-            train(tiny_config, folder)
-        assert content(folder) == before
+    train(changed(tiny_config, steps=1), folder)

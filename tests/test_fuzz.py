@@ -22,16 +22,12 @@ from PIL import Image
 from paperlib.beyond.incomplete_files import RULES, SUFFIXES, read_incomplete
 from paperlib.config import RunConfig
 from paperlib.core.corruption import (
-    CORRUPTIONS,
-    DropPixel,
-    Patch,
     recover_mask,
 )
 from paperlib.data.sources import decode
 from paperlib.errors import ConfigurationError, DataError, RunError
 from paperlib.profiles import load_profile
 from paperlib.records import read_record
-from paperlib.seeds import generator
 
 # The configuration
 
@@ -103,31 +99,6 @@ def test_record_is_refused_by_its_name_or_read(scratch, content):
 
 
 # Masks
-
-sizes = st.sampled_from([4, 8, 16, 31, 32, 64])
-any_patch = st.builds(Patch, st.integers(1, 40), st.integers(1, 48), st.integers(0, 40))
-any_drop = st.builds(DropPixel, st.floats(0, 1, exclude_max=True))
-laws = st.one_of(st.sampled_from([*CORRUPTIONS.values()]), any_patch, any_drop)
-
-
-@given(laws, sizes, st.integers(0, 5), st.integers(0, 2**63 - 1))
-def test_masks_of_any_law_are_what_they_promise(law, size, n, seed):
-    fresh = law.sample(n, size, generator(seed))
-    fixed = law.for_ids([seed, 0, seed][:n], size, seed)
-    border = law.interior_border(size)
-    for masks in (fresh, fixed):
-        assert masks.shape[1:] == (1, size, size) and masks.dtype == torch.float32
-        assert set(masks.unique().tolist()) <= {0.0, 1.0}
-        assert masks.sum() == masks[..., border : size - border, border : size - border].sum()
-        if isinstance(law, DropPixel):
-            assert (masks.sum(dim=(1, 2, 3)) == size**2 - round(law.p * size**2)).all()
-        else:
-            k, _ = law.pixels_at(size)
-            assert (masks.sum(dim=(1, 2, 3)) >= k * k).all()
-    assert torch.equal(fixed, law.for_ids([seed, 0, seed][:n], size, seed))
-    if n >= 3:
-        assert torch.equal(fixed[0], fixed[2])  # of one image, whatever its place
-
 
 floats = st.one_of(
     st.floats(), st.floats(-1, 1), st.integers(0, 255).map(lambda u8: u8 / 127.5 - 1), st.just(0.0)

@@ -35,22 +35,18 @@ def write_mask(path: Path, observed: np.ndarray = OBSERVED, **options) -> Path:
     return path
 
 
-def png(shape: tuple[int, int], depth: int, colour: int, data: bytes, *chunks) -> bytes:
-    """A PNG by hand, of any depth and (height, width), and with more chunks."""
+def png_16(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits from values (H, W, C): grey, grey and alpha, RGB, RGBA."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + content))
         return struct.pack(">I", len(content)) + kind + content + checksum
 
-    header = struct.pack(">IIBBBBB", *shape[::-1], depth, colour, 0, 0, 0)
-    parts = (b"IHDR", header), *chunks, (b"IDAT", zlib.compress(data)), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-def png_16(values: np.ndarray, *chunks) -> bytes:
-    """A PNG of 16 bits from values (H, W, C): grey, grey and alpha, RGB, RGBA."""
+    height, width, bands = values.shape
     data = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    return png(values.shape[:2], 16, (0, 4, 2, 6)[values.shape[2] - 1], data, *chunks)
+    header = struct.pack(">IIBBBBB", width, height, 16, (0, 4, 2, 6)[bands - 1], 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 def complaint(path: Path, *options, **more) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from holed_images import holes, picture, write
+from holed_images import picture, write
 from PIL import Image
 
 from paperlib import paths
@@ -16,7 +15,6 @@ from paperlib.beyond import incomplete
 from paperlib.config import RunConfig
 from paperlib.data.datasets import CompleteImages, Observations, PairedCompleteImages, law_of
 from paperlib.data.prepare import load_prepared, prepare
-from paperlib.data.sources import open_source
 from paperlib.errors import DataError
 from paperlib.training.loop import train
 
@@ -82,18 +80,6 @@ def test_shrinking_averages_what_was_observed(folder):
     assert not seen[:, 6, :4].any() and seen[:, :, 8:].all()
 
 
-def test_turned_photographs_are_cut_into_tiles_upright(folder):
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    values = picture(SIZE, 3 * SIZE)
-    write(folder / "a.png", values, exif=turned)
-    prepared = prepare(config(folder, validation=0.0).data)
-    assert list(prepared.manifest["ids"]) == [f"a.png#{SIZE * k},0" for k in range(3)]
-    upright = np.rot90(np.where(holes(values)[..., None], values, 0), -1)
-    assert np.array_equal(np.concatenate(prepared.images()), upright)
-    assert np.array_equal(np.concatenate(prepared.masks()), np.rot90(holes(values), -1))
-
-
 @pytest.mark.parametrize("bands", [1, 5])
 def test_bands_are_scaled_by_limits_that_manifest_and_record_keep(folder, bands):
     for i in range(6):
@@ -111,24 +97,6 @@ def test_bands_are_scaled_by_limits_that_manifest_and_record_keep(folder, bands)
     error = np.nan_to_num(expected) - y[0].permute(1, 2, 0).numpy()
     assert np.abs(error[m[0, 0].numpy() > 0]).max() <= 1 / 255
     assert train(run, paths.RESULTS / "run")["limits"] == [[-3.0, 9.0]] * bands
-
-
-def test_limits_are_found_once_whatever_the_threads_and_8_bits_say_theirs(folder, monkeypatch):
-    decoded, read = [], incomplete.read_incomplete
-
-    def spy(path, *options):
-        decoded.append(path.name)
-        return read(path, *options)
-
-    monkeypatch.setattr(incomplete, "read_incomplete", spy)
-    for i, dtype in enumerate([np.uint8] * 5 + [np.uint16] * 15):
-        values = picture(SIZE, SIZE, 2) // 2 + dtype(900 if i == 19 else 0)
-        write(folder / f"{i:02d}.npy", values.astype(dtype), "value")
-    source = open_source(config(folder, bands=2, missing_value=0.0).data)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(source.read, ["00.npy#0,0"] * 8))
-    assert source.limits == [[0.0, most] for most in values[holes(values)].max(axis=0)]
-    assert len(decoded) - decoded.count("00.npy") == 15
 
 
 def test_a_bad_file_is_named_once_not_once_for_each_of_its_tiles(folder, monkeypatch):

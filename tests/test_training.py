@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import assert_same_run, changed, observations, tiny, weights
-from safetensors.torch import load_file
 
 from paperlib import paths, progress, seeds
 from paperlib.config import RunConfig
@@ -88,15 +87,9 @@ def test_resumed_run_equals_an_uninterrupted_one(workspace, tiny_config, method)
     assert resumed == [3, 4]  # goes on, does not start again
     assert record["steps"] == config.steps
     assert_same_run(workspace / "whole", run)
-    assert snapshots(workspace / "whole") == snapshots(run) and len(snapshots(run)) == 2
-
-
-def snapshots(folder: Path) -> dict[str, dict[str, bytes]]:
-    """Their weights, without the times that they carry."""
-    return {
-        path.name: {name: v.numpy().tobytes() for name, v in load_file(path).items()}
-        for path in (folder / "snapshots").iterdir()
-    }
+    for step in (1, 2):
+        kept = (Run(folder).snapshot(step).state_dict() for folder in (workspace / "whole", run))
+        assert all(map(torch.equal, *(tensors.values() for tensors in kept)))
 
 
 def test_run_interrupted_again_and_again_with_other_bookkeeping(workspace, tiny_config):
@@ -138,12 +131,9 @@ def test_precision_of_a_run_does_not_change_with_the_device(workspace, tiny_conf
 def test_log_has_a_line_every_few_steps_and_one_at_the_end(workspace, tiny_config):
     seen, config = [], changed(tiny_config, steps=5, log_every=2)
     train(config, workspace / "run", on_log=lambda line, _: seen.append(line))
-    assert [line["step"] for line in seen] == [2, 4, 5]
-    assert Run(workspace / "run").log() == seen
-    expected = {"loss_d", "d_real", "d_fake", "loss_g", "adv_y_tilde", "adv_y_hat", "error_y"}
-    expected |= {"error_z", "gradient_G", "gradient_D", "gradient_E"}
-    for line in seen:
-        assert expected <= line.keys() and all(map(math.isfinite, line.values()))
+    assert [line["step"] for line in seen] == [2, 4, 5] and Run(workspace / "run").log() == seen
+    expected = {"loss_d", "d_real", "d_fake", "loss_g", "error_y", "error_z", "gradient_E"}
+    assert all(expected <= line.keys() and all(map(math.isfinite, line.values())) for line in seen)
 
 
 def test_record_says_where_the_run_comes_from_and_nothing_is_left_half_written(
@@ -157,16 +147,13 @@ def test_record_says_where_the_run_comes_from_and_nothing_is_left_half_written(
     assert record["data_checksum"] == load_prepared(config.data).checksum
     assert record["steps"] == config.steps and record["processes"] == 1
     assert record["seed"] == config.seed and record["date"].startswith("20")
-    assert torch.__version__.split("+")[0] == record["versions"]["torch"].split("+")[0]
-    assert record["hardware"]["cores"] >= 1 and record["python"].startswith("3.")
-    if (paths.ROOT / ".git").exists():
-        assert len(record["commit"].removesuffix("-dirty")) == 40
+    assert record["versions"]["torch"] in torch.__version__ and record["hardware"]["cores"] >= 1
+    assert not (paths.ROOT / ".git").exists() or len(record["commit"].removesuffix("-dirty")) == 40
     assert record["computed"] == "float32, eager, Adam"
     seconds = [line["seconds"] for line in Run(folder).log()]
     assert seconds == sorted(seconds) and record["seconds"] > first  # over both parts
     parameters = sum(p.numel() for p in Run(folder).generator().parameters())
-    assert record["parameters"].keys() == {"G", "D", "E"}
-    assert record["parameters"]["G"] == parameters
+    assert record["parameters"]["G"] == parameters and record["parameters"].keys() == {*"GDE"}
     assert record["generator_checksum"] == file_checksum(folder / "generator.safetensors")
     assert record["files"].keys() == {"log.jsonl", "snapshots/generator-00000002.safetensors"}
     names = {p.name for p in folder.iterdir()} - {"lock"}
@@ -236,10 +223,9 @@ def test_running_average_equals_one_by_hand(decay):
     for n in names:
         assert torch.allclose(averaged[n].double(), expected[n], rtol=1e-4, atol=1e-5), n
     # and the average of a generator that stands still computes what it computes
-    standing, (y, m) = RunningAverage(G, plain_generator(config), 0.9), observations()
-    with torch.no_grad():
-        z = torch.randn(len(y), config.nz)
-        assert torch.allclose(standing.model(y, m, z), G.eval()(y, m, z), atol=1e-5)
+    standing = RunningAverage(G, plain_generator(config), 0.9).model
+    given = (*observations(), torch.randn(4, config.nz))
+    assert torch.allclose(standing(*given), G.eval()(*given), atol=1e-5)
 
 
 # Divergence
@@ -293,19 +279,14 @@ def test_nothing_is_kept_of_what_diverged(workspace, tiny_config, monkeypatch, o
 # Progress
 
 
-def test_where_nobody_watches_progress_is_a_line_now_and_then_or_none(monkeypatch, capsys):
+def test_where_nobody_watches_progress_is_a_line_now_and_then(monkeypatch, capsys):
     monkeypatch.setenv("PAPERLIB_RUN", "3 of 24")
-    for asked in ("lines", "none"):
-        monkeypatch.setenv("PAPERLIB_PROGRESS", asked)
-        with progress.progress_bar(5000, "training a", done=8) as bar:
-            for _ in range(8, 5000):
-                bar.set_postfix_str("loss_d 1.900", refresh=False)
-                bar.update()
-        lines = list(filter(None, capsys.readouterr().err.splitlines()))
-        if asked == "none":
-            assert not lines
-            continue
-        first, last = lines
-        assert first.startswith("training a (run 3 of 24): 8 of 5000, ")
-        assert last.startswith("training a (run 3 of 24): 5000 of 5000, ")
-        assert last.endswith("loss_d 1.900")
+    monkeypatch.setenv("PAPERLIB_PROGRESS", "lines")
+    with progress.progress_bar(5000, "training a", done=8) as bar:
+        for _ in range(8, 5000):
+            bar.set_postfix_str("loss_d 1.900", refresh=False)
+            bar.update()
+    first, last = filter(None, capsys.readouterr().err.splitlines())
+    assert first.startswith("training a (run 3 of 24): 8 of 5000, ")
+    assert last.startswith("training a (run 3 of 24): 5000 of 5000, ")
+    assert last.endswith("loss_d 1.900")

@@ -16,6 +16,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import pad
+from torchvision.transforms.functional import to_tensor
+from torchvision.utils import save_image
 from tqdm import tqdm
 
 from paperlib import seeds
@@ -100,15 +102,16 @@ def inpaint(
             reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
             failed[path] = f"{path}: {' '.join(reason.split())}"
     if sheet := [thumbnail for row in filled.values() for thumbnail in row]:
-        _write_sheet(output / "contact-sheet.png", sheet)
+        picture = output / "contact-sheet.png"
+        write_atomically(picture, lambda draft: save_image(sheet, draft, "png", nrow=4))
     return failed
 
 
 def _check_folders(source: Path, output: Path, overwrite: bool) -> None:
     if not source.exists():
         raise ConfigurationError(f"{source} does not exist")
-    if blocked := next((p for p in (output, *output.parents) if p.is_file()), None):
-        raise ConfigurationError(f"{output} cannot be made, {blocked} is a file: choose a folder")
+    if any(path.is_file() for path in (output, *output.parents)):
+        raise ConfigurationError(f"{output} is or lies in a file: choose a folder")
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise ConfigurationError(f"{output} lies in {source}: its images would be read next time")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
@@ -117,8 +120,6 @@ def _check_folders(source: Path, output: Path, overwrite: bool) -> None:
 
 def _thumbnails(shown: list[np.ndarray]) -> list[Tensor]:
     """(3, THUMBNAIL, THUMBNAIL) of observed, sample, mean and std; light grey is missing."""
-    from torchvision.transforms.functional import to_tensor
-
     low, high = np.nanmin(shown[0]), np.nanmax(shown[0])
     found = []
     for values, zero in zip(shown, (low, low, low, 0), strict=True):
@@ -127,12 +128,6 @@ def _thumbnails(shown: list[np.ndarray]) -> list[Tensor]:
         picture = Image.fromarray((255 * np.nan_to_num(colours, nan=0.85)).astype(np.uint8))
         found.append(to_tensor(ImageOps.pad(picture, (THUMBNAIL, THUMBNAIL), color="white")))
     return found
-
-
-def _write_sheet(path: Path, thumbnails: list[Tensor]) -> None:
-    from torchvision.utils import save_image
-
-    write_atomically(path, lambda draft: save_image(thumbnails, draft, "png", nrow=4))
 
 
 def limits_of(
@@ -233,7 +228,7 @@ def tile_starts(length: int, size: int) -> list[int]:
 
 def tile_window(size: int, border: int = 0) -> Tensor:
     """Weights of a tile's pixels, (size, size): falling to the edges, nearly 0 on the border that
-    the run's masks never observe, above 0 everywhere, for the pixels that no other tile covers."""
+    no mask of the run observes."""
     place = torch.arange(size) + 0.5
     ramp = torch.minimum(place, size - place) / (size / 2)  # (size,)
     ramp[(place < border) | (place > size - border)] *= 1e-3

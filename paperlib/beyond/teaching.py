@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,8 @@ Answer = bool | float | str | Tensor
 def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0) -> None:
     """Print whether an answer is right, and what was expected; nothing of it before an answer.
 
-    Args:
-        what: the question, in a few words.
-        yours: the reader's answer; None where there is none yet.
-        expected: the right one. Of a tensor it is not printed: the largest difference is.
-        within: how far a number, or any entry of a tensor, may be off.
+    ``within`` is how far a number, or any entry of a tensor, may be off. Of a tensor the largest
+    difference is printed.
     """
     if yours is None:
         print(f"{what}: no answer yet. Replace None, and run both cells again.")
@@ -32,12 +30,11 @@ def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0
     right = yours == expected
     if isinstance(yours, int | float) and isinstance(expected, int | float):
         right = abs(yours - expected) <= within  # of NaN it is not
-    shown = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in (expected, yours)]
-    verdict = "right" if right else "look again"
-    print(f"{what}: expected {shown[0]}, yours {shown[1]}: {verdict}")
+    shown = [f"{v:.3g}" if isinstance(v, float) else v for v in (expected, yours)]
+    print(f"{what}: expected {shown[0]}, yours {shown[1]}: {'right' if right else 'look again'}")
 
 
 def show_source(*objects: Callable[..., Any] | type) -> None:
     """Display the source of functions or classes as highlighted Python."""
     for item in objects:
-        display(Code(inspect.getsource(item), language="python"))
+        display(Code(textwrap.dedent(inspect.getsource(item)), language="python"))

@@ -107,7 +107,7 @@ class LSUN(Files):
         self._lmdb.close()
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> list[str]:  # type: ignore[override]
         with self._lmdb.begin() as transaction:
             keys = transaction.cursor().iternext(keys=True, values=False)
             return self.some(key.decode(errors="surrogateescape") for key in keys)
@@ -156,8 +156,8 @@ class Recipe1M(Files):
         found = sorted(dict(reversed(found)).items())  # a recipe may repeat another's image
         return {image_id: part for image_id, part in found if self._roots[part].is_dir()}
 
-    @property
-    def ids(self) -> list[str]:
+    @cached_property
+    def ids(self) -> list[str]:  # type: ignore[override]
         return self.some(self._partition_of)
 
     def content(self, image_id: str) -> bytes:

@@ -89,7 +89,7 @@ class BlueMarble(Source):
         return whole.reshape(rows, self.size, columns, self.size, 3).swapaxes(1, 2)
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> list[str]:  # type: ignore[override]
         deviation = self.tiles.std(axis=(2, 3)).mean(axis=-1)  # (rows, columns), grey levels
         return [f"r{r:03d}c{c:03d}" for r, c in np.argwhere(deviation >= self.MIN_DEVIATION)]
 
@@ -156,7 +156,7 @@ class Folder(Files):
     """Any images below a folder (PNG, JPEG, WebP, TIFF; 8 bits a channel); an id is the path."""
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> list[str]:  # type: ignore[override]
         found = (p for p in self.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         return self.some(sorted(p.relative_to(self.path).as_posix() for p in found if p.is_file()))
 

@@ -196,7 +196,17 @@ def judge(records: Records, distance: str) -> pd.DataFrame:
             each, row["variance"] = log_ratios(left, right, _key(s.metric, distance))
             row |= {"ratio": math.exp(each.mean()), "each": each}
         found.append(row)
-    columns = ["claim", "corruption", "statement", "factor", "ratio", "low", "high", "seeds", "paper"]
+    columns = [
+        "claim",
+        "corruption",
+        "statement",
+        "factor",
+        "ratio",
+        "low",
+        "high",
+        "seeds",
+        "paper",
+    ]
     table = pd.DataFrame(found, columns=[*columns, "p", "outcome", "variance", "each"])
     _add_intervals(table)
     _add_outcomes(table)

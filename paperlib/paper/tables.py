@@ -198,17 +198,18 @@ def cells(
         marks: (corruption, method) -> what stands behind its first cell.
         bold: format of the best value of a column.
     """
-    found = long.set_index(["corruption", "method", "metric"])
+    found = long.set_index(["corruption", "method", "metric"])[["value", "paper"]].to_dict("index")
+    learned = long[long["method"].isin(labels) & (long["method"] != "real")]
+    best = learned.groupby(["corruption", "metric"])["value"].min()
     rows: dict[str, dict[str, str]] = {}
     for method, label in labels.items():
         ours, papers = rows.setdefault(label, {}), {}
         for corruption, title in CORRUPTIONS.items():
             for metric in metrics:
                 column = f"{title}: {METRICS.get(metric, metric)}"
-                row = found.loc[corruption, method, metric]
-                best = found.loc[(corruption, [*labels], metric), "value"].min()
+                row = found[corruption, method, metric]
                 text = _number(row["value"], metric)
-                if metric in LOWER_IS_BETTER and row["value"] == best and method != "real":
+                if metric in LOWER_IS_BETTER and row["value"] == best[corruption, metric]:
                     text = bold.format(text)
                 mark = (marks or {}).get((corruption, method), "") if metric == metrics[0] else ""
                 ours[column], papers[column] = text + mark, _number(row["paper"], "paper")

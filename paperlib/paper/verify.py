@@ -14,15 +14,13 @@ from paperlib.paper import claims, tables
 from paperlib.profiles import load_profile
 from paperlib.run import Fault, Run, data_faults, refuse_other_configuration
 
-PARTS = ("references", "peers")
-
 
 def verify(results: Path) -> tuple[list[Fault], str]:
     """All faults below ``results``, and in a line what was looked at. Nothing is changed.
 
     Of each run its configuration, record, weights, snapshots, log, checkpoints, evaluation and
-    selection; the records of references and peers; the tables and claims, written anew from the
-    records and compared; and the prepared data that all of these rest on.
+    selection; the records of references, peers and runs on fields; the tables and claims, written
+    anew from the records and compared; and the prepared data that all of these rest on.
 
     Args:
         results: the folder of all profiles' results, or that of one profile.
@@ -31,27 +29,41 @@ def verify(results: Path) -> tuple[list[Fault], str]:
         RunError: there is nothing to verify.
     """
     runs = [Run(path.parent) for path in sorted(results.rglob("config.json"))]
-    measured = [path for part in PARTS for path in sorted(results.rglob(f"{part}/*.json"))]
-    written = sorted({path.parent for path in results.rglob("table1.md")})
-    if not runs and not measured:
+    measured = [
+        p for part in ("references", "peers") for p in sorted(results.rglob(f"{part}/*.json"))
+    ]
+    fields = sorted(results.rglob("runs/*.json"))
+    written = [p.parent for p in sorted(results.rglob("table1.md"))]
+    written = [folder for folder in written if paths.config(folder.name).is_file()]
+    if not (runs or measured or fields):
         raise RunError(f"{results} holds no results: give a folder like results/ or results/quick")
     data: dict[str, DataConfig] = {}
     faults: list[Fault] = []
     for run in runs:
-        faults += run.faults()
-        if run.is_trained and not any(f.path.parent == run.folder for f in faults):
+        found = [fault for fault in run.faults() if not _is_of_a_candidate(fault)]
+        faults += found
+        if not found:
             data[run.config.data.folder] = run.config.data
-            faults += _version_faults(run.folder / "evaluation.json", run.evaluation)
+            faults += _version_faults(run.folder / "evaluation.json", run.evaluation or {})
     for path in measured:
         faults += _record_faults(path, data)
+    for path in fields:
+        faults += _field_faults(path)
     for folder in written:
         faults += _table_faults(folder)
     for config in data.values():
         faults += _prepared_faults(config)
     counts = (
-        f"{len(runs)} runs, {len(measured)} references and peers, {len(written)} profiles' tables"
+        f"{len(runs)} runs, {len(measured)} references and peers, {len(fields)} runs on fields, "
+        f"{len(written)} profiles' tables, {len(data)} prepared data sets"
     )
-    return list(dict.fromkeys(faults)), f"{counts}, {len(data)} prepared data sets"
+    return list(dict.fromkeys(faults)), counts
+
+
+def _is_of_a_candidate(fault: Fault) -> bool:
+    """Candidates of ``select`` are not evaluated."""
+    missing = fault.kind == "missing" and fault.path.name == "evaluation.json"
+    return missing and (fault.path.parent / "selection.json").is_file()
 
 
 def _record_faults(path: Path, data: dict[str, DataConfig]) -> Iterator[Fault]:
@@ -68,13 +80,30 @@ def _record_faults(path: Path, data: dict[str, DataConfig]) -> Iterator[Fault]:
     except ConfigurationError:  # a profile from elsewhere: what is said of itself must do
         pass
     data[config.data.folder] = config.data
+    name = record.get("rests_on", {}).get("reference")
+    if name and path.stem != f"{config.corruption}-{name}":
+        yield Fault("altered", path, f"it is of {config.corruption}-{name}: give it this name")
     yield from _version_faults(path, record)
     yield from data_faults(path, record, config)
 
 
-def _version_faults(path: Path, record: dict | None) -> Iterator[Fault]:
-    if record and record.get("rests_on", {}).get("metrics", METRICS_VERSION) != METRICS_VERSION:
+def _version_faults(path: Path, record: dict) -> Iterator[Fault]:
+    if record.get("rests_on", {}).get("metrics", METRICS_VERSION) != METRICS_VERSION:
         yield Fault("stale", path, "other metrics would be taken now: evaluate again")
+
+
+def _field_faults(path: Path) -> Iterator[Fault]:
+    """Of a run on fields (``beyond.fields``): a record, and the weights beside it."""
+    weights = path.with_suffix(".safetensors")
+    try:
+        said = records.read_record(path).get("generator_checksum")
+    except RunError as error:
+        yield Fault("altered", path, str(error))
+        return
+    if not weights.is_file():
+        yield Fault("missing", weights, f"delete {path} and run it again")
+    elif said not in (None, records.file_checksum(weights)):
+        yield Fault("altered", weights, f"not what its record describes: delete {path}, run again")
 
 
 def _table_faults(folder: Path) -> Iterator[Fault]:

@@ -1,14 +1,8 @@
-"""How steps are computed: by eager float32, the reference, or faster.
+"""How steps are computed: by eager float32, the reference, or on a GPU faster.
 
-Four keys of the configuration, ``auto`` by default; each can be switched on or off:
-
-    precision   bfloat16 for the networks' convolutions and products, where the GPU has units for
-                it; parameters, spectral norms, losses, averages and metrics stay float32
-    compile     the networks by torch.compile, on a GPU, for a run long enough to earn it back
-    fused_adam  one kernel for all parameters, on a GPU
-    resident    the training set in the GPU's memory where it fits; else streamed from the disk
-
-On the CPU ``auto`` is eager float32. The first three change results, if only by rounding.
+The keys ``precision`` (bfloat16 for convolutions and products; parameters, spectral norms, losses,
+averages and metrics stay float32), ``compile`` (torch.compile), ``fused_adam`` and ``resident`` (the
+training set in the GPU's memory) are ``auto`` by default, which on the CPU is the reference.
 """
 
 from __future__ import annotations
@@ -63,10 +57,7 @@ class Computation:
         return f"{self.precision}, {form}, {adam}"
 
     def prepare(self, nets: Any, differentiated_twice: tuple[str, ...] = ()) -> None:
-        """Move networks to the device, and make them compute so.
-
-        Those that are ``differentiated_twice`` are never compiled: torch.compile cannot.
-        """
+        """Move networks to the device; torch.compile cannot take ``differentiated_twice`` ones."""
         for name, net in vars(nets).items():
             net.to(self.device).to(memory_format=torch.channels_last)
             if self.precision == "bfloat16":
@@ -81,23 +72,15 @@ class Computation:
         return partial(torch.optim.Adam, fused=self.fused_adam or None)
 
     def keeps_resident(self, config: RunConfig, nbytes: int) -> bool:
-        """Whether a training set of so many bytes is kept on the device.
-
-        ``auto``: where it fits a GPU. On the CPU the system's file cache does the same unasked.
-        """
-        if config.resident != "auto":
-            return config.resident
-        if self.device.type != "cuda":
-            return False
+        """Whether a training set of so many bytes is kept on the device; ``auto``: if it fits a GPU."""
+        if config.resident != "auto" or self.device.type != "cuda":
+            return config.resident is True
         free, _ = torch.cuda.mem_get_info(self.device)
         return nbytes <= SHARE_FOR_DATA * free
 
 
 def compute_in_bfloat16(net: nn.Module, device_type: str) -> None:
-    """Autocast what a network computes to bfloat16, but neither its spectral norms nor its outputs.
-
-    Losses then are float32 without their code knowing.
-    """
+    """Autocast what a network computes to bfloat16, but neither its spectral norms nor its outputs."""
     forward = net.forward
 
     def autocast_forward(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -116,10 +99,7 @@ def compute_in_bfloat16(net: nn.Module, device_type: str) -> None:
 
 @contextmanager
 def deterministic_algorithms(asked: bool) -> Iterator[None]:
-    """Within, if ``asked``, every operation gives the same bits each time, on a GPU too.
-
-    One that cannot raises RuntimeError. On the CPU they all do so anyway.
-    """
+    """Within, if ``asked``, every operation gives the same bits each time, on a GPU too."""
     if not asked:
         yield
         return

@@ -13,7 +13,7 @@ from paperlib.errors import Terminated
 class Interruption:
     """Within, Ctrl-C and SIGTERM are only noted, in ``signal``: raise ``error`` after a step.
 
-    Outside the main thread, where Python delivers no signals, the block does nothing.
+    Outside the main thread Python delivers no signals.
     """
 
     def __init__(self) -> None:
