@@ -79,7 +79,7 @@ def _read_profile(profile: str) -> tuple[Path, dict, dict, dict]:
         wrong = not isinstance(part, dict) or not all(isinstance(v, kind) for v in part.values())
         if wrong or [] in part.values():
             what = "lists" if kind is list else "mappings"
-            raise ConfigurationError(f"{path}: '{key}' must map to {what}, got {str(part)[:200]}")
+            raise ConfigurationError(f"{path}: '{key}' must map to {what}, got {str(part)[:200]!r}")
     named = {str(value) for values in matrix.values() for value in values}
     if unknown := ", ".join(sorted({w for k in overrides for w in str(k).split()} - named)):
         raise ConfigurationError(f"{path}: overrides of {unknown}, which is not in the matrix")

@@ -191,13 +191,3 @@ def write_reference(
     about = {"config": config.model_dump(), "data_checksum": "def"}
     record = about | {"metrics": measured(metrics | {"std": 0.0})}
     write_json(paths.references(profile) / f"{config.corruption}-{name}.json", record)
-
-
-def write_peer(
-    profile: str, config: EvaluationConfig, peer: str, metrics: dict[str, float], seed: int = 0
-) -> None:
-    """The made-up record of another library."""
-    about = {"config": config.model_dump(), "data_checksum": "def"}
-    record = about | {"peer": peer, "seed": seed}
-    path = paths.peers(profile) / f"{config.corruption}-{peer}-seed{seed}.json"
-    write_json(path, record | {"metrics": measured(metrics)})

@@ -6,18 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import (
-    NZ,
-    SIZE,
-    B,
-    Recorder,
-    gradients,
-    grey,
-    has_gradient,
-    mean_score,
-    state,
-    tiny,
-)
+from helpers import NZ, SIZE, B, Recorder, grey, has_gradient, mean_score, state, tiny
 from test_algorithm1 import GAMES, batch_for, forward, method_of
 from torch.nn.utils import parametrize
 
@@ -74,7 +63,8 @@ def phases(method):
 
 @pytest.mark.parametrize("name", ALL)
 def test_each_phase_teaches_its_networks_alone_and_its_optimiser_holds_these(name):
-    method = method_of(name, d_sees_y_hat=True)
+    rates = {"lr_g": 1e-3, "lr_d": 2e-3, "lr_x": 3e-3}
+    method = method_of(name, d_sees_y_hat=True, beta1=0.1, **rates)
     nets = vars(method.nets)
     assert method.optimizers.keys() == LEARNS[name].keys()
     for optimizer, loss in phases(method):
@@ -84,16 +74,9 @@ def test_each_phase_teaches_its_networks_alone_and_its_optimiser_holds_these(nam
         assert {key for key, net in nets.items() if has_gradient(net)} == LEARNS[name][optimizer]
         (group,) = method.optimizers[optimizer].param_groups
         held = {id(p) for p in group["params"]}
+        rate = "lr_x" if optimizer.endswith("_x") else f"lr_{optimizer[-1]}"
+        assert group["lr"] == rates[rate] and group["betas"] == (0.1, 0.99)
         assert held == {id(p) for key in LEARNS[name][optimizer] for p in nets[key].parameters()}
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_adam_has_the_rates_of_the_configuration(name):
-    rates = {"lr_g": 1e-3, "lr_d": 2e-3, "lr_x": 3e-3}
-    for optimizer, made in method_of(name, **rates, beta1=0.0, beta2=0.99).optimizers.items():
-        of = "lr_x" if optimizer.endswith("_x") else f"lr_{optimizer[-1]}"
-        assert type(made) is torch.optim.Adam and made.param_groups[0]["lr"] == rates[of]
-        assert made.param_groups[0]["betas"] == (0.0, 0.99)  # section 3.3
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -275,28 +258,26 @@ def test_a_step_of_misgan_written_out():
 
     def descend(loss, net, rate):
         parameters = list(net.parameters())
-        found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-        return [(p, rate * g) for p, g in zip(parameters, found, strict=True) if g is not None]
-
-    def move(*steps):
+        slopes = torch.autograd.grad(loss, parameters, retain_graph=True)
         with torch.no_grad():
-            for parameter, step in sum(steps, []):
-                parameter -= step
+            for parameter, slope in zip(parameters, slopes, strict=True):
+                parameter -= rate * slope
 
     for batch in batches:  # D_x tells y from masked images of G_x, D those images from composites
         p = by_hand.forward(*batch, generator=generator)
         of_d_x, *_ = by_hand.critic_loss(nets.D_x, p.y, p.y_x, generator)
         of_d, *_ = by_hand.critic_loss(nets.D, p.x, p.x_tilde, generator)
-        move(descend(of_d_x, nets.D_x, 3e-4), descend(of_d, nets.D, 2e-4))
+        descend(of_d_x, nets.D_x, 3e-4)
+        descend(of_d, nets.D, 2e-4)
     p = by_hand.forward(*batch, generator=generator)  # the last batch again, drawn afresh
     of_g, of_g_x = by_hand.generator_losses(p)
-    move(descend(of_g, nets.G, 1e-3), descend(of_g_x, nets.G_x, 3e-4))
+    descend(of_g, nets.G, 1e-3)
+    descend(of_g_x, nets.G_x, 3e-4)
     expected = {"loss_d": of_d, "loss_d_x": of_d_x, "loss_g": of_g, "loss_g_x": of_g_x}
     for key, loss in expected.items():
-        print(key, loss.item(), log[key].item())
+        torch.testing.assert_close(log[key], loss.detach())
     for key, net in vars(library.nets).items():
-        torch.testing.assert_close(state(net), state(getattr(nets, key)), rtol=1e-4, atol=1e-5)
-        assert gradients(net)
+        torch.testing.assert_close(state(net), state(getattr(nets, key)), rtol=1e-5, atol=1e-7)
 
 
 def test_critics_of_misgan_have_no_spectral_norm_and_every_other_d_has():

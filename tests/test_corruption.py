@@ -77,15 +77,12 @@ def test_shares_that_are_kept_at_the_papers_size():
 
 @pytest.mark.parametrize("size, border", [(128, 4), (64, 2), (32, 1)])
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_border_scales_is_never_observed_and_is_no_wider_than_it_says(name, size, border):
+def test_border_is_what_no_mask_observes_and_scales(name, size, border):
     law, border = CORRUPTIONS[name], 0 if name == "drop_pixel" else border
-    assert law.interior_border(size) == border
     seen = law.sample(1000 if name == "one_patch" else 300, size, seeds.generator(1)).amax((0, 1))
-    inside = torch.zeros(size, size)
-    inside[border : size - border, border : size - border] = 1
-    assert not (seen > inside).any()
-    edges = (border, size - border - 1)
-    assert all(seen[e].any() and seen[:, e].any() for e in edges)
+    rows = seen.any(1).nonzero().flatten()
+    assert (rows[0], rows[-1]) == (border, size - border - 1)
+    assert law.interior_border(size) == border
 
 
 @pytest.mark.parametrize("law, arguments", [
@@ -117,6 +114,9 @@ def test_stored_mask_is_a_function_of_seed_and_id_alone(law):
     assert torch.equal(law.for_ids(shuffled, 32, seed=5), together[order])
     split = torch.cat([law.for_ids(part, 32, seed=5) for part in (ids[:1], ids[1:4], ids[4:])])
     assert torch.equal(split, together)
+    assert not torch.equal(law.for_ids(ids, 32, seed=6), together)
+    # seed and id are not interchangeable, nor do they only act through their sum
+    assert not torch.equal(law.for_ids([7], 32, seed=8), law.for_ids([8], 32, seed=7))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -124,16 +124,6 @@ def test_stored_mask_is_a_function_of_seed_and_id_alone(law):
 def test_stored_mask_is_the_same_on_every_device(law):
     there = law.for_ids(range(100), 32, seed=5, device="cuda")
     assert torch.equal(there.cpu(), law.for_ids(range(100), 32, seed=5))
-
-
-@pytest.mark.parametrize("law", ALL_LAWS)
-def test_stored_masks_differ_between_ids_and_between_seeds(law):
-    # At 64 px one_patch has 45 x 45 places, so two of 30 ids agree by chance at times.
-    a, b = law.for_ids(range(30), 64, seed=0), law.for_ids(range(30), 64, seed=1)
-    assert len(a.flatten(1).unique(dim=0)) >= 28
-    assert (a != b).flatten(1).any(1).sum() >= 28
-    # seed and id are not interchangeable, nor do they only act through their sum
-    assert not torch.equal(law.for_ids([7], 64, seed=8), law.for_ids([8], 64, seed=7))
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -167,14 +157,6 @@ def test_stored_masks_are_frozen(name, digest):
     # Another value here means that every record made so far rests on other observations.
     masks = CORRUPTIONS[name].for_ids([0, 1, 2**62 + 12345], 32, seed=7)
     assert hashlib.sha256(masks.to(torch.uint8).numpy().tobytes()).hexdigest()[:16] == digest
-
-
-@pytest.mark.parametrize("law", ALL_LAWS)
-def test_fresh_masks_follow_their_generator(law):
-    generator = seeds.generator("a")
-    first, next_ones = (law.sample(5, 32, generator) for _ in range(2))
-    assert torch.equal(law.sample(5, 32, seeds.generator("a")), first)
-    assert not torch.equal(next_ones, first)  # the generator has moved on
 
 
 # F and equation 4
@@ -234,20 +216,13 @@ def test_recovered_mask_is_exact_with_another_unambiguous_tau(tau):
     assert torch.equal(recover_mask(corrupt(every_level(), m, tau), tau), m)
 
 
-def partly_missing() -> torch.Tensor:
-    """An image of which a pixel is missing in one channel alone."""
-    y = every_level()
-    y[0, 1, 3, 3] = 0.0
-    return y
-
-
 @pytest.mark.parametrize("y, tau, words", [
     ((every_level() + 1) / 2, 0.0, "not 8-bit levels"),  # of [0, 1]: there black is 0 too
     ((every_level() + 1) * 127.5 + 1, 0.0, "not 8-bit levels"),
     (torch.ones(1, 3, 4, 4, dtype=torch.uint8), 0.0, "torch.uint8"),
     (every_level(), -1.0, "tau"), (every_level(), 1.0, "tau"),
     (every_level(), float(LEVELS[17]), "tau"), (every_level(), math.nan, "tau"),
-    (partly_missing(), 0.0, "part of their channels"),
+    (every_level() * torch.eye(3)[0].view(1, 3, 1, 1), 0.0, "part of their channels"),
     (every_level()[0], 0.0, r"\(3, 16, 16\)"),
 ])  # fmt: skip
 def test_mask_is_not_recovered_where_the_answer_would_be_ambiguous(y, tau, words):

@@ -191,23 +191,6 @@ def test_multi_band_tiff_planar_and_interleaved(tmp_path, bands, planar):
         assert len(file.pages) == 1 and file.pages[0].shape == (H, W, bands)
 
 
-def test_what_does_not_matter(tmp_path):
-    first, second = (picture(seed=k) for k in (0, 1))
-    path = write_mask(tmp_path / "a.jpg")  # a camera's, with a second picture
-    pair = [Image.fromarray(values) for values in (first, second)]
-    pair[0].save(path, "MPO", save_all=True, append_images=pair[1:])
-    assert np.array_equal(read_incomplete(path).values, np.asarray(Image.open(path)))
-    pair[0].save(path, exif=b"Exif\0\0II*\0\xff\xff\xff")  # damaged
-    assert read_incomplete(path).values.shape == (H, W, 3)
-    with tifffile.TiffWriter(tmp_path / "a.tif") as file:  # a smaller copy
-        file.write(first, photometric="rgb")
-        file.write(first[::2, ::2], photometric="rgb", subfiletype=1)
-    assert np.array_equal(read_incomplete(tmp_path / "a.tif").values, first)
-    floats = np.where(OBSERVED[..., None], picture(dtype=np.float32), np.float32(np.inf))
-    np.save(tmp_path / "a.npy", floats)  # infinite where missing
-    assert np.array_equal(read_incomplete(tmp_path / "a.npy").values, floats)
-
-
 # Files
 
 

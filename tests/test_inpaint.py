@@ -123,13 +123,6 @@ def test_observed_values_are_kept_to_the_bit_and_the_rest_is_painted(source, out
     assert found["std"][~seen].any()
 
 
-def test_missing_pixels_that_have_a_value_are_painted(run, tmp_path):
-    path = write(tmp_path / "a.tif", values := picture(dtype=DEEP), "value")
-    assert inpaint(run, path, tmp_path / "out", 1, missing_value=0) == {}
-    again, seen = stored(tmp_path / "out" / "a-sample1.tif"), holes(values)
-    assert np.array_equal(again[seen], values[seen]) and again[~seen].any()
-
-
 def test_what_samples_depend_on(run, source, output, tmp_path):
     """Seed, name, number and what is observed; not the other images, nor what lies under holes."""
 
@@ -244,12 +237,6 @@ def test_tiles_are_put_where_they_were_taken_from_and_share_one_z(sides, monkeyp
     expected = reconstruct_tiled(waves, y, m, Z, 16)
     monkeypatch.setattr(module, "TILES", 3)
     assert torch.equal(reconstruct_tiled(waves, y, m, Z, 16), expected)
-
-
-def test_beside_small_images_pixels_are_missing():
-    y, m = observation(5, 7)
-    marked = Stub(lambda y, m, z: torch.full_like(y, m.sum()))  # how much the tile observes
-    assert (reconstruct_tiled(marked, y, m, Z, 16) == m.sum()).all()
 
 
 @pytest.mark.parametrize("place, tiles", [((0, 0), 1), ((10, 0), 2), ((30, 30), 4), ((63, 63), 1)])

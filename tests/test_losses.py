@@ -83,14 +83,6 @@ def penalty(critic, pair, seed=0) -> torch.Tensor:
     return gradient_penalty(critic, *pair, seeds.generator("gp", seed))
 
 
-@pytest.mark.parametrize("norm", [0.0, 0.25, 1.0, 3.0])
-def test_gradient_penalty_of_a_linear_critic_is_that_of_its_norm(norm):
-    w = torch.randn(3 * 4 * 4, generator=seeds.generator("w"))
-    w *= norm / w.norm()
-    found = penalty(lambda u: u.flatten(1) @ w, real_and_fake())
-    assert found.shape == () and found.item() == pytest.approx((norm - 1) ** 2, abs=1e-5)
-
-
 def test_gradient_penalty_is_a_mean_over_images():
     # The slope at u is u itself; |u| is 2 at the first image and 0.5 at the two others.
     u = torch.zeros(3, 3, 4, 4)

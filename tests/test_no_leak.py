@@ -14,7 +14,6 @@ import pytest
 from helpers import assert_same_run, changed, put_garbage_under_the_missing_pixels, weights
 from PIL import Image
 
-from paperlib import paths
 from paperlib.config import DataConfig, RunConfig
 from paperlib.core.baselines import METHODS
 from paperlib.data.prepare import load_prepared, prepare

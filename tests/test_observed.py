@@ -124,7 +124,7 @@ def test_what_does_not_fit_incomplete_images_is_refused(folder, prepared_once, t
     run = config(folder)
     prepared, complete = prepare(run.data), load_prepared(tiny_config.data)
     for kind in (CompleteImages, PairedCompleteImages):
-        with pytest.raises(DataError, match="no complete images"):
+        with pytest.raises(DataError, match="complete images"):
             kind(prepared, "training", law_of(run), 0, "cpu")
     with pytest.raises(DataError, match="go together"):
         Observations(prepared, "training", law_of(tiny_config), 0, "cpu")

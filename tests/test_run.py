@@ -78,9 +78,6 @@ def test_directory_of_another_configuration_is_refused_naming_the_key(run, key, 
     assert Run.begin(run.folder, changed(CONFIG, **others)).config.log_every == 3
 
 
-# Of earlier versions
-
-
 @pytest.mark.parametrize("name", ["drop_pixel-base-seed0", "drop_pixel-both-seed0"])
 def test_shipped_run_loads(empty_workspace, name):
     run = Run(pretrained.run(name))
@@ -129,9 +126,6 @@ def test_unreadable_record_is_named(tmp_path, content):
         path.write_text(content)
     with pytest.raises(RunError, match=f"{path} is {'damaged' if content else 'missing'}"):
         read_record(path)
-
-
-# Generators and snapshots
 
 
 def test_misgan_s_data_generator_is_kept_beside_its_imputer(tmp_path):

@@ -107,7 +107,7 @@ def test_images_of_which_nothing_is_hidden_do_not_count_and_diverged_ones_do():
     samples[:, 1] = math.nan
     found = over_images(score_hidden(lambda *_: (samples, None), y, m, shown, None))
     assert math.isnan(found["energy"]["value"]) and found["energy"]["images"] == 2
-    with pytest.raises(DataError, match="nothing to score"):
+    with pytest.raises(DataError, match="no fresh mask"):
         over_images(score_hidden(lambda *_: (samples, None), y, m, m, None))
 
 

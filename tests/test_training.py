@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers import assert_same_run, changed, observations, tiny, weights
@@ -55,9 +54,6 @@ def whole(tiny_config, prepared_once, tmp_path_factory) -> Path:
     return folder
 
 
-# Determinism
-
-
 @pytest.mark.parametrize("change", [{"seed": 1}, {"mask_seed": 1}, {"lambda_z": 2.0}])
 def test_what_determines_a_run_does_change_it(workspace, whole, tiny_config, change):
     # Otherwise the identity of equal runs would mean nothing.
@@ -66,8 +62,7 @@ def test_what_determines_a_run_does_change_it(workspace, whole, tiny_config, cha
 
 
 def test_nothing_else_changes_a_run(workspace, whole, tiny_config):
-    torch.manual_seed(77)  # the caller's generators
-    np.random.seed(77)
+    torch.manual_seed(77)  # the caller's generator
     others = {"snapshots": 2, "deterministic": True, "resident": True, "checkpoint_seconds": 1e-9}
     train(changed(tiny_config, **others), workspace / "other")
     assert_same_run(whole, workspace / "other")
@@ -184,9 +179,6 @@ def test_snapshots_are_the_averages_of_their_steps(workspace, tiny_config):
     assert 0 < run.snapshot_seconds(1) <= run.snapshot_seconds(2) <= run.record["seconds"]
 
 
-# The running average
-
-
 def effective(G: torch.nn.Module, name: str) -> torch.Tensor:
     """A tensor of G as it is used: divided by its largest singular value where normalised."""
     owner, _, leaf = name.rpartition(".")
@@ -226,9 +218,6 @@ def test_running_average_equals_one_by_hand(decay):
     standing = RunningAverage(G, plain_generator(config), 0.9).model
     given = (*observations(), torch.randn(4, config.nz))
     assert torch.allclose(standing(*given), G.eval()(*given), atol=1e-5)
-
-
-# Divergence
 
 
 def spoil_latent_error(monkeypatch, number: int, spoil: Callable) -> None:
@@ -274,9 +263,6 @@ def test_nothing_is_kept_of_what_diverged(workspace, tiny_config, monkeypatch, o
     with pytest.raises(Diverged, match="diverged at step 3"):
         train(changed(tiny_config, steps=6, **how), workspace / "run", on_log=on_log)
     assert not [p for p in (workspace / "run").rglob("*") if p.suffix in (".pt", ".safetensors")]
-
-
-# Progress
 
 
 def test_where_nobody_watches_progress_is_a_line_now_and_then(monkeypatch, capsys):

@@ -136,9 +136,9 @@ class Explorer(widgets.VBox):
         errors, missing = (samples - self.x).square().mean(dim=1), (self.m == 0).expand_as(self.x)
         tiles, caption = [], ""
         for k, seen in enumerate((picture(self.x, self.m), picture(self.x))):
-            moved, *drawn = map(picture, self.answers[k])
+            moved, *others = map(picture, self.answers[k])
             deviation = torch.tensor(heat[k]).permute(2, 0, 1).float()
-            tiles += [seen, moved, picture(mean[k]), deviation, *drawn]
+            tiles += [seen, moved, picture(mean[k]), deviation, *others]
             error, std = (each[k][missing].mean().item() for each in (errors, spread))
             numbers = f"MSE {error:.4f}, std {std:.4f}" if missing.any() else "nothing is missing"
             caption += f"{self.run[k].value}: {numbers}<br>"

@@ -54,7 +54,8 @@ class Dense(nn.Module):
     ) -> None:
         super().__init__()
         self.nz, self.shaped = config.nz, shaped  # (what comes out, the first input) -> the answer
-        layers, width = [], config.g_channels[0]
+        width = config.g_channels[0]
+        layers: list[nn.Module] = []
         for k in range(3):
             layers.append(nn.Linear(width if k else c_in, width))
             layers += [nn.BatchNorm1d(width)] * norm + [nn.LeakyReLU(0.2)]

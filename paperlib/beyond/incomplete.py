@@ -167,7 +167,8 @@ def describe(data: Prepared, split: str = "training") -> Description:
         m = masks[row]  # (size, size) bool
         missing[i], brightness[i] = 1 - m.mean(), images[row][m].mean()
         different.add(np.packbits(m).tobytes())
-        observed_by += m / len(rows)
+        observed_by += m
+    observed_by /= len(rows)
     seen = f"every pixel is observed somewhere, the rarest by {observed_by.min():.1%} of the images"
     if never := (observed_by == 0).sum():
         seen = (

@@ -64,17 +64,12 @@ def inpaint(
         samples: each with a z that is a function of ``seed``, the image's name and its number.
         missing, missing_value, max_pixels: see ``read_incomplete``.
         limits: the values that stand for -1 and 1, if not those of the run's training.
-        overwrite: write into a folder that is not empty.
 
     Raises:
         ConfigurationError: ``output`` is in use or lies in ``source``, or an argument makes no sense.
         DataError: there is no image. RunError: ``run_folder`` is not that of a trained run.
     """
-    _check_folders(source, output, overwrite)
-    if samples < 1 or max_pixels < 1:
-        raise ConfigurationError("--samples and --max-pixels must be at least 1")
-    if limits and not -np.inf < limits[0] < limits[1] < np.inf:
-        raise ConfigurationError(f"--range must be two numbers, the lower first, got {limits}")
+    _check(source, output, overwrite, limits, samples, max_pixels)
     run = Run(run_folder)
     G, trained_on = run.generator(device or default_device()), run.record.get("limits")
     root, files = (
@@ -107,7 +102,11 @@ def inpaint(
     return failed
 
 
-def _check_folders(source: Path, output: Path, overwrite: bool) -> None:
+def _check(source: Path, output: Path, overwrite: bool, limits: Any, *counts: int) -> None:
+    if min(counts) < 1:
+        raise ConfigurationError("--samples and --max-pixels must be at least 1")
+    if limits and not -np.inf < limits[0] < limits[1] < np.inf:
+        raise ConfigurationError(f"--range must be two numbers, the lower first, got {limits}")
     if not source.exists():
         raise ConfigurationError(f"{source} does not exist")
     if any(path.is_file() for path in (output, *output.parents)):

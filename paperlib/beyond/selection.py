@@ -102,7 +102,6 @@ def score_run(folder: Path, device: torch.device | str | None = None) -> dict[st
     batches = []
     for rows in torch.arange(min(len(observed), config.eval_images)).split(BATCH):
         y, m = observed.batch(rows.numpy())
-        # what is hidden of an image is a function of (mask_seed, its number) alone
         draws = [seeds.generator("hide", config.mask_seed, int(r), device=device) for r in rows]
         shown = torch.cat([hide(m[i : i + 1], p_m, draw) for i, draw in enumerate(draws)])
         batches.append(score_hidden(reconstruct, y, m, shown, rows.numpy()))

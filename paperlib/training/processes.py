@@ -39,6 +39,10 @@ def processes() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  errors still go to sys.stderr
     try:
         yield
+    except Exception:
+        if rank() > 0:  # all have it alike: the first one says it
+            raise SystemExit(2) from None
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -161,14 +161,3 @@ def test_the_sliders_move_z(page, results):
     wait_for_another_picture(page, before)
     first, second = saved(page, results, "3-moved")["z"]
     assert first > 0.5 and second == 0
-
-
-def test_another_run_and_new_samples_are_answered(page, results):
-    before = picture(page)
-    below = pretrained.names()[1]
-    choose(page, "run above", below)
-    wait_for_another_picture(page, before)
-    assert saved(page, results, "4-same-run-twice")["runs"] == [below] * 2
-    before = picture(page)
-    page.click("button:has-text('new samples')")
-    wait_for_another_picture(page, before)
