@@ -249,7 +249,8 @@ class Run:
                 if not checkpoint.stem.endswith(_digest(checkpoint.read_bytes())):
                     yield Fault("altered", checkpoint, "damaged: delete it")
         for name, checksum in said.items():
-            yield from self._file_faults(self.folder / name, checksum)
+            faults = self._file_faults(self.folder / name, checksum)
+            yield from (f for f in faults if not (numbers_only and f.kind == "missing"))
         for other in (self.folder / "evaluation.json", self.folder / "selection.json"):
             if other.is_file():
                 yield from self._staleness(other, record)

@@ -16,7 +16,6 @@ from paperlib.core.corruption import (
     Patch,
     composite,
     corrupt,
-    mask_law,
     recover_mask,
 )
 
@@ -92,11 +91,6 @@ def test_border_is_what_no_mask_observes_and_scales(name, size, border):
 def test_impossible_laws_are_refused(law, arguments):
     with pytest.raises(ValueError, match=law.__name__):
         law(*arguments)
-
-
-def test_unknown_corruption_names_the_known_ones():
-    with pytest.raises(ValueError, match="'blur'.*one_patch, small_patch, drop_pixel"):
-        mask_law("blur")
 
 
 # The two ways to draw the integers
@@ -206,14 +200,9 @@ def test_wrong_mask_shape_is_refused_naming_both_shapes(shape):
 def test_recovered_mask_is_the_stored_one_on_8_bit_images(law):
     levels = torch.randint(256, (6, 3, 32, 32), generator=seeds.generator("levels"))
     m = law.for_ids(range(6), 32, seed=0)
-    assert torch.equal(recover_mask(corrupt(levels / 127.5 - 1, m)), m)
+    for tau in (0.0, 2.0, -3.0, 2 / 255):  # between two levels, or outside the range
+        assert torch.equal(recover_mask(corrupt(levels / 127.5 - 1, m, tau), tau), m)
     assert recover_mask(every_level()).all()  # no level is taken for missing
-
-
-@pytest.mark.parametrize("tau", [2.0, -3.0, 2 / 255])  # outside the range, or between two levels
-def test_recovered_mask_is_exact_with_another_unambiguous_tau(tau):
-    m = DropPixel(0.5).for_ids([0], 16, seed=0)
-    assert torch.equal(recover_mask(corrupt(every_level(), m, tau), tau), m)
 
 
 @pytest.mark.parametrize("y, tau, words", [

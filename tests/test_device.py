@@ -75,8 +75,15 @@ def test_bfloat16_and_fused_adam_compute_nearly_the_same(method):
     assert 1e-4 < distance(course(method=method, precision="bfloat16"), reference) < 0.06
 
 
-def test_products_are_bfloat16_and_spectral_norms_outputs_and_losses_float32():
+def test_products_are_bfloat16_and_spectral_norms_outputs_and_losses_float32(monkeypatch):
     method, types = method_of(tiny(precision="bfloat16")), set()
+    product, autocast = torch.mv, set()  # the power iteration's; on a GPU it would be autocast
+
+    def seen(*given):
+        autocast.add(torch.is_autocast_enabled("cpu"))
+        return product(*given)
+
+    monkeypatch.setattr(torch, "mv", seen)
     for module in [m for net in vars(method.nets).values() for m in net.modules()]:
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda m, _, out: types.add(out.dtype))
@@ -86,7 +93,7 @@ def test_products_are_bfloat16_and_spectral_norms_outputs_and_losses_float32():
     for loss, log in (method.discriminator_loss(p), method.generator_loss(p)):
         loss.backward()
         assert all(value.dtype == torch.float32 for value in [loss, *log.values()])
-    assert types == {torch.bfloat16, ("norm", torch.float32)}
+    assert types == {torch.bfloat16, ("norm", torch.float32)} and autocast == {False}
     tensors = [value for value in vars(p).values() if isinstance(value, Tensor)]
     assert len(tensors) == 11 and all(t.dtype == torch.float32 for t in tensors)
     for net in vars(method.nets).values():

@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 import torch
 import yaml
 from helpers import assert_same_run, changed
-from nbclient import NotebookClient
 from processes import finish, start, wait_in_step, wait_until
 
 import paperlib.run
@@ -147,6 +145,9 @@ def interrupt(line, G):
 
 
 def test_notebook_is_interrupted_and_goes_on_when_run_again(workspace, tiny_config, monkeypatch):
+    import nbformat  # here: the processes that are killed would import it, too
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("PAPERLIB_DATA", str(paths.DATA))
     monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
     folder, values = workspace / "run", tiny_config.model_dump()

@@ -11,18 +11,16 @@ from helpers import MeanAndSpread, changed
 from torch import nn
 
 from paperlib import seeds
-from paperlib.core.corruption import composite, corrupt, mask_law
+from paperlib.core.corruption import composite, corrupt
 from paperlib.core.models import Generator
-from paperlib.data.datasets import CompleteImages
 from paperlib.data.prepare import load_prepared
 from paperlib.errors import RunError
-from paperlib.evaluation import metrics
+from paperlib.evaluation import metrics, protocol
 from paperlib.evaluation.features import EfficientNetLite0, extract, to_levels
 from paperlib.evaluation.metrics import (
     Measurement,
     bootstrap_ratio,
     distances,
-    evaluate,
     frechet_distance,
     jump_across_border,
     per_image,
@@ -328,31 +326,32 @@ def test_levels_are_exact_on_the_8_bit_grid_and_rounded_and_clipped_elsewhere():
 
 
 @pytest.fixture
-def evaluated(workspace, tiny_config):
-    """A function that evaluates an untrained G that uses z on the first 23 images, as metrics."""
+def evaluated(workspace, tiny_config, monkeypatch):
+    """A function that measures an untrained G that uses z on 23 images, as metrics."""
+    monkeypatch.setattr(protocol, "load_extractor", lambda _: MeanAndSpread())
     config = changed(tiny_config, start_from_fill=False)
     torch.manual_seed(0)
     G = Generator(config).eval()
     for name, p in G.named_parameters():
         if "scale_shift.weight" in name:
             nn.init.normal_(p, std=0.5)
-    law = mask_law(config.corruption)
-    data = CompleteImages(load_prepared(config.data), "training", law, 0, "cpu")
-    real = extract(MeanAndSpread(), data.batch(np.arange(23, 45))[0])
+    measuring = protocol.EvaluationProtocol(config.evaluation, "cpu")
+    measuring.images, measuring.count = measuring.others, 23
 
     def both(reconstruct=None, seed=5):
-        return evaluate(reconstruct or sampler(G, 3, seed), data, 23, 1, MeanAndSpread(), real)
+        return measuring.measure(reconstruct or sampler(G, 3, seed), "measuring")
 
     def run(*what, **how):
         return both(*what, **how)["metrics"]
 
-    run.G, run.data, run.both = G, data, both
+    run.G, run.data, run.both = G, measuring.images, both
     return run
 
 
 def test_results_do_not_depend_on_the_batch_size(evaluated, monkeypatch):
     a = evaluated()
-    monkeypatch.setattr(metrics, "BATCH", 7)
+    for module in (metrics, protocol):
+        monkeypatch.setattr(module, "BATCH", 7, raising=False)
     b = evaluated()
     assert a.keys() == b.keys()
     for name in a:
@@ -443,7 +442,7 @@ def test_reconstructions_keep_what_was_observed_to_the_bit(evaluated):
 @pytest.fixture
 def trained(workspace, tiny_config, monkeypatch):
     """A run of one step, and its configuration."""
-    monkeypatch.setattr("paperlib.evaluation.protocol.load_extractor", lambda _: MeanAndSpread())
+    monkeypatch.setattr(protocol, "load_extractor", lambda _: MeanAndSpread())
     config = changed(tiny_config, steps=1, eval_samples=3)
     run = workspace / "run"
     train(config, run)
@@ -472,7 +471,7 @@ def test_evaluation_is_not_done_again_unless_something_changed(trained, monkeypa
     assert (run / "evaluation.json").stat().st_mtime_ns == before
     renamed = MeanAndSpread()
     renamed.name = "FD-other"
-    monkeypatch.setattr("paperlib.evaluation.protocol.load_extractor", lambda _: renamed)
+    monkeypatch.setattr(protocol, "load_extractor", lambda _: renamed)
     assert "FD-other" in evaluate_run(run)["metrics"]
 
 

@@ -34,15 +34,7 @@ def _same_weights_in_every_run():
 
 def config(**changes) -> SimpleNamespace:
     """The keys that networks are built from; maps of G have sides 16, 8, 4."""
-    values = {
-        "size": 32,
-        "bands": 3,
-        "patch": 2,
-        "attention": 4,
-        "nz": NZ,
-        "nz_x": NZ_X,
-        "border": 0,
-    }
+    values = dict(size=32, bands=3, patch=2, attention=4, nz=NZ, nz_x=NZ_X, border=0)
     values |= dict.fromkeys(("g_channels", "d_channels", "e_channels"), (8, 8, 16))
     values |= {"z_injection": "norm", "z_start": 0.0, "start_from_fill": False, "fill_sweeps": 0}
     return SimpleNamespace(**values | changes)
@@ -179,9 +171,6 @@ def test_generator_that_starts_from_the_fill_is_the_fill_at_first_and_leaves_it(
     fill = pyramid_fill(y, m, sweeps=2).clamp(-0.98, 0.98)
     assert_close(G(y, m, z), fill, 1e-4)
     assert (moved(G)(y, m, z) - fill).abs().mean() > 0.01
-
-
-# Self-attention
 
 
 @pytest.mark.parametrize("spectral", [True, False])

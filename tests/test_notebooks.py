@@ -1,68 +1,88 @@
 """The notebooks' form; that they run is shown by nbval and by the smoke profile."""
 
+from __future__ import annotations
+
 import ast
 
 import nbformat
 import pytest
 
 from paperlib import paths
-from paperlib.config import DataConfig, RunConfig, load_profile
+from paperlib.config import RunConfig
+from paperlib.core.baselines import BASELINES
+from paperlib.errors import ConfigurationError
+from paperlib.profiles import load_profile, run_of_profile
+from paperlib.run import Run
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
-PROFILES = sorted(path.stem for path in paths.CONFIGS.glob("*.yaml"))
+EACH = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+RUN = {"profile", "corruption", "method", "seed", "changes"}
+GIVEN = {  # by the Snakefile, or by hand; papermill only warns of one that a notebook does not have
+    "01_prepare_data": RUN,
+    "02_train": RUN | {"steps"},
+    "03_baselines": RUN | {"steps"},
+    "04_evaluate": {"profile", "run"},
+    "05_figures": {"profile", "method", "images", "samples"},
+    "06_tables": {"profile"},
+}
+
+
+def cell(name: str, wanted: str) -> str:
+    """The source of the cell with this id, or this tag."""
+    cells = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
+    (found,) = [c for c in cells if wanted in (c.id, *c.metadata.get("tags", []))]
+    return found.source
 
 
 def parameters(name: str) -> dict:
     """The literals of a notebook's parameters cell; ast.literal_eval fails on anything else."""
-    notebook = nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    return {
-        statement.targets[0].id: ast.literal_eval(statement.value)
-        for statement in ast.parse(cell.source).body
-    }
+    statements = ast.parse(cell(name, "parameters")).body
+    return {s.targets[0].id: ast.literal_eval(s.value) for s in statements}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def configured(name: str, **changed) -> RunConfig:
+    """What a training notebook makes of its parameters."""
+    names = {"paths": paths, "Run": Run, "run_of_profile": run_of_profile}
+    names |= parameters(name) | changed
+    exec(cell(name, "configuration"), names)
+    return names["config"]
+
+
+@EACH
 def test_kernel_exists_on_every_machine(path):
     assert nbformat.read(path, as_version=4).metadata.kernelspec.name == "python3"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_one_parameters_cell_of_literals(path):
+@EACH
+def test_one_short_parameters_cell_of_literals(path):
     assert parameters(path.stem)
+    assert len(cell(path.stem, "parameters").splitlines()) <= 12
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@EACH
 def test_no_notebook_redefines_the_library(path):
-    library = {p.stem for p in (paths.ROOT / "paperlib").glob("*.py")}
-    names = set()
-    for module in library:
-        tree = ast.parse((paths.ROOT / "paperlib" / f"{module}.py").read_text())
-        names |= {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
-            nodes = ast.walk(ast.parse(cell.source))
-            defined = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-            assert not defined & names
+    def defined(nodes):
+        return {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+
+    modules = (paths.ROOT / "paperlib").rglob("*.py")
+    library = set().union(*(defined(ast.parse(p.read_text()).body) for p in modules))
+    for code in nbformat.read(path, as_version=4).cells:
+        if code.cell_type == "code" and "exercise" not in code.metadata.get("tags", []):
+            assert not defined(ast.walk(ast.parse(code.source))) & library
 
 
-def test_the_training_notebooks_have_every_key_and_the_library_s_defaults():
-    # papermill only warns of a parameter that the notebook does not have
-    assert parameters("02_train") == {"profile": "smoke"} | RunConfig().model_dump()
-    misgan = {"profile": "smoke"} | RunConfig(method="misgan").model_dump()
-    assert parameters("03_baselines") == misgan
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_key_of_every_profile_is_a_parameter(profile):
-    for run in load_profile(profile):
-        assert set(run.model_dump()) <= set(parameters("02_train"))
-
-
-def test_the_data_notebook_has_every_key_and_the_library_s_defaults():
-    assert parameters("01_prepare_data") == DataConfig().model_dump()
-
-
-@pytest.mark.parametrize("name", ["04_evaluate", "05_figures", "06_tables"])
-def test_the_notebooks_default_to_the_smoke_profile(name):
+@pytest.mark.parametrize("name", GIVEN)
+def test_parameters_have_the_names_that_are_given_and_default_to_the_smoke_profile(name):
+    assert parameters(name).keys() == GIVEN[name]
     assert parameters(name)["profile"] == "smoke"
+
+
+@pytest.mark.parametrize("name", ["02_train", "03_baselines"])
+def test_the_training_notebooks_train_a_run_of_the_profile_with_changes(name):
+    default = configured(name)
+    assert default in load_profile("smoke")
+    assert (default.method in BASELINES) == (name == "03_baselines")
+    changed = configured(name, seed=7, steps=3, changes={"lambda_z": 0.5})
+    assert changed.model_dump() == default.model_dump() | {"seed": 7, "steps": 3, "lambda_z": 0.5}
+    with pytest.raises(ConfigurationError, match="unknown key 'lambda_q'"):
+        configured(name, changes={"lambda_q": 1.0})

@@ -24,7 +24,8 @@ from paperlib.data.datasets import Observations, law_of
 from paperlib.data.prepare import load_prepared
 from paperlib.errors import ConfigurationError, DataError, Diverged, RunError
 from paperlib.evaluation.calibration import coverage, energy_score
-from paperlib.evaluation.metrics import BATCH, bootstrap_ratio
+from paperlib.evaluation.features import BATCH
+from paperlib.evaluation.metrics import bootstrap_ratio
 from paperlib.evaluation.sampling import Reconstruct, sampler
 from paperlib.progress import track
 from paperlib.records import provenance, write_record

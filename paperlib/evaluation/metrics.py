@@ -8,7 +8,7 @@ over images. One pass draws the samples once and feeds every metric.
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from paperlib.core.corruption import corrupt
-from paperlib.data.datasets import CompleteImages
 from paperlib.evaluation.calibration import coverage, energy_score
-from paperlib.evaluation.features import (
-    BATCH,
-    Extractor,
-    extract,
-    kernel_distance_name,
-    to_levels,
-)
-from paperlib.evaluation.sampling import Reconstruct
-from paperlib.progress import track
+from paperlib.evaluation.features import kernel_distance_name, to_levels
 
 METRICS_VERSION = 3  # 3: distances to other images, 8-bit levels; an older evaluation is done again
 BLOCK = 4  # side of the blocks of std_coarse, pixels
@@ -37,6 +27,7 @@ MOST_FEATURES = 2000  # samples that the distances rest on; more cost more than 
 RESAMPLES = 1000  # of the bootstrap, for means over images
 DISTANCE_RESAMPLES = 20  # of the bootstrap, for the Frechet distance
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 200
+MOST_FEATURES = 2000  # samples that the distances rest on; more cost more than they tell
 PER_IMAGE = ("mse", "mse_missing", "std", "std_coarse", "energy")  # kept for paired comparisons
 
 
@@ -48,53 +39,6 @@ class Measurement:
     low: float
     high: float
     images: int
-
-
-def evaluate(
-    reconstruct: Reconstruct,
-    data: CompleteImages,
-    count: int,
-    border: int,
-    extractor: Extractor,
-    real: Tensor,
-    title: str = "evaluating",
-) -> dict[str, Any]:
-    """Measure reconstructions of the first ``count`` images of a split.
-
-    Args:
-        reconstruct: what fills in, e.g. ``sampling.sampler(G, samples, seed)``.
-        data: complete images and their masks.
-        count: how many.
-        border: width in pixels of the border that no mask observes; the interior leaves it out.
-        extractor: the features for the distances.
-        real: features of complete images, of others than those filled in, (N, F).
-        title: what the progress says.
-
-    Returns:
-        "metrics": name -> Measurement as a dictionary, see ``per_image`` and ``distances``;
-        "per_image": name of ``PER_IMAGE`` -> one value an image.
-    """
-    measured: dict[str, list[Tensor]] = {}
-    fakes, judged = [], max(1, MOST_FEATURES // count)  # features; samples of an image
-    starts = range(0, count, BATCH)
-    for start in track(starts, len(starts), title):
-        rows = np.arange(start, min(start + BATCH, count))
-        x, m = data.batch(rows)
-        x_tilde, without_z = reconstruct(corrupt(x, m), m, rows)
-        for name, values in per_image(x_tilde, without_z, x, m, border).items():
-            measured.setdefault(name, []).append(values.cpu())
-        fakes.append(torch.stack([extract(extractor, sample) for sample in x_tilde[:judged]]))
-
-    table = {name: torch.cat(values).double().numpy() for name, values in measured.items()}
-    jump, true_jump = table.pop("jump"), table.pop("true_jump")
-    kept = {name: [float(f"{v:.6g}") for v in table[name]] for name in PER_IMAGE}
-    any_missing = ~np.isnan(table["coverage_50"])  # of diverged samples it is 0: they count
-    for name in ("energy", "coverage_50", "coverage_80"):
-        table[name] = table[name][any_missing]
-    result = {name: bootstrap_ratio(values) for name, values in table.items()}
-    result["seam"] = bootstrap_ratio(jump, true_jump)
-    result |= distances(real, torch.cat(fakes, dim=1), extractor.name)
-    return {"metrics": {k: asdict(v) for k, v in result.items()}, "per_image": kept}
 
 
 def per_image(
@@ -161,17 +105,35 @@ def jump_across_border(x: Tensor, m: Tensor) -> Tensor:
     return total / count.clamp(min=1)
 
 
-def bootstrap_ratio(
-    values: np.ndarray, over: np.ndarray | None = None, seed: int = 0
-) -> Measurement:
+def over_images(measured: list[dict[str, Tensor]]) -> tuple[dict[str, Measurement], dict[str, Any]]:
+    """The mean of each metric over all images.
+
+    Args:
+        measured: what ``per_image`` gives, batch by batch.
+
+    Returns:
+        metric -> Measurement; the two jumps become "seam", the ratio of their means, and images of
+        which nothing is missing do not count in the energy score and the coverages;
+        name of ``PER_IMAGE`` -> one value an image.
+    """
+    table = {k: torch.cat([m[k] for m in measured]).double().cpu().numpy() for k in measured[0]}
+    kept = {name: [float(f"{v:.6g}") for v in table[name]] for name in PER_IMAGE}
+    jump, true_jump = table.pop("jump"), table.pop("true_jump")
+    any_missing = ~np.isnan(table["coverage_50"])  # of diverged samples it is 0: they count
+    for name in ("energy", "coverage_50", "coverage_80"):
+        table[name] = table[name][any_missing]
+    result = {name: bootstrap_ratio(values) for name, values in table.items()}
+    return result | {"seam": bootstrap_ratio(jump, true_jump)}, kept
+
+
+def bootstrap_ratio(values: np.ndarray, over: np.ndarray | None = None) -> Measurement:
     """mean(values), or mean(values) / mean(over), with its percentile interval over images."""
+    over = np.ones_like(values) if over is None else over
     n = len(values)
-    picks = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
-    estimates, value = values[picks].mean(axis=1), values.mean()
-    if over is not None:
-        estimates, value = estimates / over[picks].mean(axis=1), value / over.mean()
+    picks = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
+    estimates = values[picks].mean(axis=1) / over[picks].mean(axis=1)
     low, high = np.percentile(estimates, [2.5, 97.5])
-    return Measurement(float(value), float(low), float(high), n)
+    return Measurement(float(values.mean() / over.mean()), float(low), float(high), n)
 
 
 def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
@@ -191,26 +153,21 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
     """
     real, fake = real.double(), fake.double()
     n, everything = fake.shape[1], fake.flatten(0, 1)
-    frechet = FrechetInceptionDistance(feature=_Features(real.shape[1])).set_dtype(torch.float64)
-    frechet.update(real, real=True)
-    frechet.update(everything, real=False)
-    value = float(frechet.compute())
-    rng = np.random.default_rng(0)
-    resamples = []
-    for _ in range(DISTANCE_RESAMPLES):
-        i = torch.from_numpy(rng.integers(0, len(real), len(real)))
-        j = torch.from_numpy(rng.integers(0, n, n))
-        resamples.append(frechet_distance(real[i], fake[0, j]))
-    spread = 1.96 * float(np.std(resamples, ddof=1))
-
-    subset = min(KID_SUBSET_SIZE, n // 2)
+    subset = min(KID_SUBSET_SIZE, min(len(real), n) // 2)
+    as_they_are = _Features(real.shape[1])
+    frechet = FrechetInceptionDistance(as_they_are).set_dtype(torch.float64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*will save all extracted features")
-        kernel = KernelInceptionDistance(
-            feature=_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=subset
-        )
-    kernel.update(real, real=True)
-    kernel.update(everything, real=False)
+        kernel = KernelInceptionDistance(as_they_are, KID_SUBSETS, subset)
+    for metric in (frechet, kernel):
+        metric.update(real, real=True)
+        metric.update(everything, real=False)
+
+    value, rng, resamples = float(frechet.compute()), np.random.default_rng(0), []
+    for _ in range(DISTANCE_RESAMPLES):
+        i, j = (torch.from_numpy(rng.integers(0, k, k)) for k in (len(real), n))
+        resamples.append(frechet_distance(real[i], fake[0, j]))
+    spread = 1.96 * float(np.std(resamples, ddof=1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # torchmetrics picks its subsets by the global generator
         mean, std = map(float, kernel.compute())
@@ -233,12 +190,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return float((mean_a - mean_b).square().sum() + A.square().sum() + B.square().sum() - 2 * root)
 
 
-class _Features(nn.Module):
-    """Passes features through where torchmetrics expects an extractor."""
+class _Features(nn.Identity):
+    """Features that pass where torchmetrics expects an extractor."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features

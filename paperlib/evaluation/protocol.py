@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ from torch import Tensor
 
 from paperlib import records, seeds
 from paperlib.config import EvaluationConfig
+from paperlib.core.corruption import corrupt
 from paperlib.data.datasets import CompleteImages, law_of
 from paperlib.data.prepare import load_prepared
 from paperlib.errors import RunError
-from paperlib.evaluation import references
-from paperlib.evaluation.features import extract, load_extractor
-from paperlib.evaluation.metrics import BATCH, METRICS_VERSION, distances, evaluate
+from paperlib.evaluation import metrics, references
+from paperlib.evaluation.features import BATCH, extract, load_extractor
 from paperlib.evaluation.sampling import Reconstruct, deterministic, sampler
 from paperlib.files import write_atomically
+from paperlib.progress import track
 from paperlib.run import Run
 from paperlib.training.device import default_device, deterministic_algorithms
 
@@ -46,18 +46,37 @@ class EvaluationProtocol:
             "extractor": self.extractor.name,
             "split": self.config.eval_split,
             "images": self.config.eval_images,
-            "metrics": METRICS_VERSION,
+            "metrics": metrics.METRICS_VERSION,
         }
 
     def measure(self, reconstruct: Reconstruct, title: str) -> dict[str, Any]:
-        """What ``metrics.evaluate`` returns."""
-        about = self.config.border, self.extractor, self.real, title
-        return evaluate(reconstruct, self.images, self.count, *about)
+        """Measure reconstructions of the first ``count`` images.
+
+        Args:
+            reconstruct: what fills in, e.g. ``sampling.sampler(G, samples, seed)``.
+            title: what the progress says.
+
+        Returns:
+            "metrics": name -> Measurement as a dictionary, see ``metrics``;
+            "per_image": name of ``metrics.PER_IMAGE`` -> one value an image.
+        """
+        batches = [rows.numpy() for rows in torch.arange(self.count).split(BATCH)]
+        measured, fakes, judged = [], [], max(1, metrics.MOST_FEATURES // self.count)
+        for rows in track(batches, len(batches), title):
+            x, m = self.images.batch(rows)
+            x_tilde, without_z = reconstruct(corrupt(x, m), m, rows)
+            measured.append(metrics.per_image(x_tilde, without_z, x, m, self.config.border))
+            distinct = 1 if torch.equal(x_tilde[0], x_tilde[1]) else judged  # 1: it has no z
+            fakes.append(torch.stack([extract(self.extractor, s) for s in x_tilde[:distinct]]))
+        means, kept = metrics.over_images(measured)
+        found = {name: vars(measurement) for name, measurement in means.items()}
+        found |= self.measure_images(torch.cat(fakes, dim=1))
+        return {"metrics": found, "per_image": kept}
 
     def measure_images(self, features: Tensor) -> dict[str, Any]:
-        """The distances of images that reconstruct nothing, from their features (images, F)."""
-        measured = distances(self.real, features[None], self.extractor.name)
-        return {name: asdict(measurement) for name, measurement in measured.items()}
+        """The distances of images to real ones, from their features (samples, images, F)."""
+        measured = metrics.distances(self.real, features, self.extractor.name)
+        return {name: vars(measurement) for name, measurement in measured.items()}
 
     @cached_property
     def real(self) -> Tensor:
@@ -77,8 +96,7 @@ class EvaluationProtocol:
         if not path.is_file():
             rows = torch.arange(count).split(BATCH)
             found = [extract(self.extractor, images.batch(r.numpy())[0]) for r in rows]
-            features = {"features": torch.cat(found)}
-            write_atomically(path, lambda draft: save_file(features, draft))
+            write_atomically(path, partial(save_file, {"features": torch.cat(found)}))
         return load_file(path)["features"]
 
 
@@ -118,9 +136,7 @@ def evaluate_run(folder: Path, device: torch.device | str | None = None) -> dict
         if config.snapshots:
             record["course"] = _course(run, protocol, measured["metrics"], device)
         if "data_generator_checksum" in trained:
-            generated = _generated(run.generator(device, "data_generator"), protocol.count, run)
-            features = extract(protocol.extractor, generated)
-            record["data_generator"] = protocol.measure_images(features)
+            record["data_generator"] = protocol.measure_images(_own_samples(run, protocol, device))
         return records.write_record(run.folder / "evaluation.json", record)
 
 
@@ -128,24 +144,26 @@ def _course(
     run: Run, protocol: EvaluationProtocol, final: dict[str, Any], device: torch.device
 ) -> list[dict[str, float]]:
     """Step, seconds of training, and metrics of each snapshot (two z an image) and of the end."""
-    config, course = run.config, []
-    shown = (protocol.extractor.name, "mse_missing")
+    config, looks = run.config, []
     for step in run.snapshots:
         reconstruct = sampler(run.snapshot(step, device), 2, config.evaluation_seed)
         measured = protocol.measure(reconstruct, f"evaluating {config.name} at step {step}")
-        values = {k: measured["metrics"][k]["value"] for k in shown}
-        course.append({"step": step, "seconds": run.snapshot_seconds(step)} | values)
-    end = {"step": config.steps, "seconds": run.record["seconds"]}
-    return [*course, end | {k: final[k]["value"] for k in shown}]
+        looks.append((step, run.snapshot_seconds(step), measured["metrics"]))
+    looks.append((config.steps, run.record["seconds"], final))
+    shown = (protocol.extractor.name, "mse_missing")
+    return [
+        {"step": step, "seconds": seconds} | {name: found[name]["value"] for name in shown}
+        for step, seconds, found in looks
+    ]
 
 
 @torch.inference_mode()
-def _generated(G_x: Any, count: int, run: Run) -> Tensor:
-    """As many images of MisGAN's data generator as are evaluated, (count, C, H, W)."""
+def _own_samples(run: Run, protocol: EvaluationProtocol, device: torch.device) -> Tensor:
+    """Features of as many images of MisGAN's data generator as are evaluated, (1, count, F)."""
+    G_x = run.generator(device, "data_generator")
     generator = seeds.generator(run.config.evaluation_seed, "code")
-    codes = torch.randn(count, G_x.nz, generator=generator)
-    device = next(G_x.parameters()).device
-    return torch.cat([G_x(code.to(device)) for code in codes.split(BATCH)])
+    codes = torch.randn(protocol.count, G_x.nz, generator=generator).split(BATCH)
+    return torch.cat([extract(protocol.extractor, G_x(code.to(device))) for code in codes])[None]
 
 
 def evaluate_reference(
@@ -167,7 +185,7 @@ def evaluate_reference(
         if done["rests_on"] == rests_on and done["config"] == config.model_dump():
             return done
     if name == references.REAL:
-        measured = {"metrics": protocol.measure_images(protocol.originals)}
+        measured = {"metrics": protocol.measure_images(protocol.originals[None])}
     else:
         fill = deterministic(partial(references.fill, name))
         measured = protocol.measure(fill, f"evaluating {config.corruption}-{name}")
