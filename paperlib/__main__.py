@@ -197,6 +197,7 @@ def _runs(profile: str, pairs: Pairs = None, run: Name = None) -> Iterator[tuple
         if len(chosen) > 1:  # for the progress bar
             os.environ["PAPERLIB_RUN"] = f"{number} of {len(chosen)}"
         yield config, paths.runs(Path(profile).stem) / config.name
+    os.environ.pop("PAPERLIB_RUN", None)
 
 
 def _parsed(pairs: list[str], form: str, as_yaml: str) -> dict[str, Any]:

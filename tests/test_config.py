@@ -20,8 +20,6 @@ def refusal(parse, *arguments) -> str:
     return str(error.value)
 
 
-# Keys
-
 WRONG = [
     ("steps", "many"), ("steps", 2.5), ("steps", 0), ("lr_g", "fast"), ("lr_g", 0),
     ("lambda_y", -1.0), ("lambda_y", float("nan")), ("lr_x", float("inf")), ("ema", 1.0),

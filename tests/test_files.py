@@ -31,9 +31,6 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-# Complete or absent
-
-
 def test_file_is_what_it_was_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "new folder" / "x.txt"
     write_text(path, "before")
@@ -142,9 +139,6 @@ def test_every_write_of_a_run_may_fail(workspace, tiny_config, monkeypatch):
         assert_same_run(workspace / "whole", folder)
     expected = {"config.json", "log.jsonl", "snapshots", "checkpoint", "generator.safetensors"}
     assert named == expected | {"record.json"}
-
-
-# One process at a time
 
 
 def hold(folder: Path) -> None:

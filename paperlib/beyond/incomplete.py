@@ -52,7 +52,7 @@ class IncompleteFolder(Files):
         self._finding_limits = threading.Lock()
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> list[str]:  # type: ignore[override]
         return [id_ for path in self.files for id_ in self._ids_of(path)]
 
     def _ids_of(self, path: Path) -> list[str]:
@@ -67,7 +67,7 @@ class IncompleteFolder(Files):
         return [f"{name}#{top},{left}" for top in tops for left in lefts] or [f"{name}#0,0"]
 
     @cached_property
-    def limits(self) -> list[list[float]]:
+    def limits(self) -> list[list[float]]:  # type: ignore[override]
         """The values of each band that stand for -1 and 1: 0 and 255 for 8 bits, else the least
         and the greatest that was observed anywhere."""
         with ThreadPoolExecutor() as pool:

@@ -160,8 +160,8 @@ def _picture(path: Path) -> Iterator[Any]:
         yield size, np.dtype(np.uint16 if deep else np.uint8)
         if deep:
             array: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-            bands = {"I": [0], "LA": [0, 3], "RGB": [2, 1, 0], "RGBA": [2, 1, 0, 3]}
-            array = np.atleast_3d(array)[..., bands[image.tile[0][3].partition(";")[0]]]
+            bands: Any = {"I": [0], "LA": [0, 3], "RGB": [2, 1, 0], "RGBA": [2, 1, 0, 3]}
+            array = np.atleast_3d(array)[..., bands[str(image.tile[0][3]).partition(";")[0]]]
         else:
             upright = ImageOps.exif_transpose(image)
             array = np.asarray(upright.convert("L") if image.mode == "1" else upright)

@@ -43,7 +43,8 @@ class Scored(Algorithm1):
     def generator_loss(self, p: ScoredPass) -> Losses:
         loss, log = super().generator_loss(p)
         assert p.hidden is not None
-        score = energy_score(*p.fillings, p.y, p.hidden)
+        x1, x2 = p.fillings
+        score = energy_score(x1, x2, p.y, p.hidden)
         loss = loss + self.config.lambda_score * score
         return loss, log | {"loss_g": loss, "energy": score}
 

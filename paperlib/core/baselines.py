@@ -44,7 +44,9 @@ class Unpaired(Algorithm1):
     def build_networks(config: Any) -> Networks:
         return Networks(Generator(config), Discriminator(config), Encoder(config))
 
-    def forward(self, y: Tensor, m: Tensor, x: Tensor, *, generator: torch.Generator) -> Any:
+    def forward(  # type: ignore[override]  # a batch has x beside y and m
+        self, y: Tensor, m: Tensor, x: Tensor, *, generator: torch.Generator
+    ) -> SupervisedPass:
         z = torch.randn(len(y), self.config.nz, generator=generator, device=y.device)  # (B, nz)
         return SupervisedPass(y, m, x, composite(self.nets.G(y, m, z), y, m))
 
@@ -151,7 +153,8 @@ class MisGAN:
 
     def forward(self, y: Tensor, m: Tensor, *, generator: torch.Generator) -> MisGANPass:
         """Generate, mask afresh, and impute."""
-        c, about = self.config, {"generator": generator, "device": y.device}
+        c = self.config
+        about: Any = {"generator": generator, "device": y.device}
         code = torch.randn(len(y), c.nz_x, **about)  # (B, nz_x)
         m_tilde = self.p_m.sample(len(y), y.shape[-1], generator, m)  # (B, 1, H, W)
         z = torch.randn(len(y), c.nz, **about)  # (B, nz)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ class ObservedMasks(MaskLaw):
     ) -> Tensor:
         if self.masks.shape[-1] != size:
             raise ValueError(f"masks of {self.masks.shape[-1]} px for images of {size} px")
-        random = {"generator": generator, "device": generator.device}
+        random: Any = {"generator": generator, "device": generator.device}
         self.masks = self.masks.to(generator.device)
         rows = torch.randint(len(self.masks), (n,), **random)
         while own is not None:

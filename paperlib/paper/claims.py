@@ -84,7 +84,7 @@ def _each(
 ) -> list[Statement]:
     """A statement for each corruption, metric and pair; pairs are "left<right left<right ..."."""
     return [
-        Statement(claim, corruption, metric, *pair.split("<"), factor)
+        Statement(claim, corruption, metric, pair.split("<")[0], pair.split("<")[1], factor)
         for corruption in corruptions
         for metric in metrics
         for pair in pairs.split()

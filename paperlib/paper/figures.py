@@ -71,9 +71,15 @@ def to_picture(x: Tensor, m: Tensor | None = None, border: int = 0) -> np.ndarra
     return array[border : array.shape[0] - border, border : array.shape[1] - border]
 
 
-def reconstruction_figure(y: Tensor, m: Tensor, x_tilde: Tensor, border: int = 0) -> Figure:
-    """Figures 4 and 5: observations on top, below them reconstructions (samples, B, 3, H, W)."""
+def reconstruction_figure(
+    y: Tensor, m: Tensor, x_tilde: Tensor, border: int = 0, x: Tensor | None = None
+) -> Figure:
+    """Figures 4 and 5: observations on top, below them reconstructions (samples, B, 3, H, W).
+
+    Where the originals x (B, 3, H, W) are given, they are the last row.
+    """
     rows = {rf"$z_{{{number}}}$": images for number, images in enumerate(x_tilde, 1)}
+    rows |= {} if x is None else {"$x$": x}
     return comparison_figure(y, m, rows, border)
 
 

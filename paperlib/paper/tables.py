@@ -226,10 +226,9 @@ def marks(long: pd.DataFrame, courses: Mapping[tuple[str, str], Sequence[Mapping
         start = energy.get((corruption, "start"), np.nan)
         if method in METHODS and energy[corruption, method] > start:
             found[corruption, method] = WORSE
-        course = courses.get((corruption, method), [])
-        if method == "misgan" and len(course) > 1:
-            if course[-1]["mse_missing"] < 0.98 * course[-2]["mse_missing"]:
-                found[corruption, method] = found.get((corruption, method), "") + STILL_FALLING
+        errors = [look["mse_missing"] for look in courses.get((corruption, method), [])[-2:]]
+        if method == "misgan" and len(errors) == 2 and errors[1] < 0.98 * errors[0]:
+            found[corruption, method] = found.get((corruption, method), "") + STILL_FALLING
     return found
 
 

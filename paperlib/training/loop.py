@@ -112,8 +112,8 @@ class Training:
             progress_bar(c.steps, f"training {self.run.folder.name}", self.step) as bar,
         ):
             while self.step < c.steps:
-                labels = (c.seed, "step", self.step, *([processes.rank()] if not writes else []))
-                generator = seeds.generator(*labels, device=self.device)
+                rank = [] if writes else [processes.rank()]
+                generator = seeds.generator(c.seed, "step", self.step, *rank, device=self.device)
                 drawn = [next(batches) for _ in range(method.batches_per_step)]
                 scalars = method.step(drawn, generator)
                 self.step += 1
@@ -121,8 +121,8 @@ class Training:
                     average.update(self.step)
 
                 logs = self.step % c.log_every == 0 or self.step == c.steps
-                due = self.seconds - checkpointed > c.checkpoint_seconds
-                due, stop = processes.highest(due or self.step == c.steps, interruption.signal)
+                late = self.seconds - checkpointed > c.checkpoint_seconds
+                due, stop = processes.highest(late or self.step == c.steps, interruption.signal)
                 keeps = self.step in self.run.snapshots
                 if logs or due or stop or keeps:
                     line = self._checked(scalars)  # nothing that is not finite is kept
