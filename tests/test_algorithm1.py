@@ -206,10 +206,10 @@ def test_d_is_shown_observations_and_where_asked_what_they_alone_determine(sees)
 
 def test_every_term_teaches_the_networks_that_it_hangs_on():
     method = method_of("both", lambda_kl=1.0)
-    nets = method.nets
     _, log = method.generator_loss(forward(method))
-    heads = {"mean", "log_variance"}
-    places = {"G": nets.G, "mean": nets.E.mean, "log_variance": nets.E.log_variance}
+    G, _, E = vars(method.nets).values()
+    places = {"G": G, "mean": E.mean, "log_variance": E.log_variance}
+    heads = places.keys() - {"G"}
     for term, learners in {
         "adv_y_tilde": {"G"}, "adv_y_hat": {"G"} | heads, "error_y": {"G"} | heads,
         "kl": heads, "error_z": {"G", "mean"},

@@ -277,19 +277,21 @@ def test_a_step_of_misgan_written_out():
         with torch.no_grad():
             for parameter, slope in zip(parameters, slopes, strict=True):
                 parameter -= rate * slope
+        return list(slopes)
 
     for batch in batches:  # D_x tells y from masked images of G_x, D those images from composites
         p = by_hand.forward(*batch, generator=generator)
         of_d_x, *_ = by_hand.critic_loss(nets.D_x, p.y, p.y_x, generator)
         of_d, *_ = by_hand.critic_loss(nets.D, p.x, p.x_tilde, generator)
-        descend(of_d_x, nets.D_x, 3e-4)
-        descend(of_d, nets.D, 2e-4)
+        of_critics = descend(of_d_x, nets.D_x, 3e-4), descend(of_d, nets.D, 2e-4)
     p = by_hand.forward(*batch, generator=generator)  # the last batch again, drawn afresh
     of_g, of_g_x = by_hand.generator_losses(p)
     descend(of_g, nets.G, 1e-3)
     descend(of_g_x, nets.G_x, 3e-4)
     expected = {"loss_d": of_d, "loss_d_x": of_d_x, "loss_g": of_g, "loss_g_x": of_g_x}
-    for key, loss in expected.items():
-        torch.testing.assert_close(log[key], loss.detach())
+    torch.testing.assert_close({key: log[key] for key in expected}, expected)
     for key, net in vars(library.nets).items():
         torch.testing.assert_close(state(net), state(getattr(nets, key)), rtol=1e-5, atol=1e-7)
+    for critic, slopes in zip((library.nets.D_x, library.nets.D), of_critics, strict=True):
+        # to which the generators have added nothing
+        torch.testing.assert_close([p.grad for p in critic.parameters()], slopes)

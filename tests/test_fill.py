@@ -16,7 +16,6 @@ from paperlib.core.fill import laplacian, pyramid_fill
 def test_fill_is_linear_in_the_observation_and_without_sweeps_within_its_range(size, sweeps):
     y, m, _ = inputs(size)
     fill, ones = (pyramid_fill(u, m, sweeps=sweeps) for u in (y, m.expand_as(y)))
-    assert fill.shape == y.shape
     assert_close(pyramid_fill(m - 0.5 * y, m, sweeps=sweeps), ones - 0.5 * fill)
     if not sweeps:  # a weighted mean
         assert fill.abs().max() <= y.abs().max() + 1e-6
@@ -28,9 +27,10 @@ def test_fill_by_hand():
     y = torch.tensor([[0.6, 0.0], [-0.3, 0.0]]).view(1, 1, 2, 2)
     m = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).view(1, 1, 2, 2)
     assert_close(pyramid_fill(y, m), y / 1.02)
-    # Of 4 x 4, all observed alike, the coarser one is v / (1 + 0.02 / weight).
-    y, weight = torch.full((1, 1, 4, 4), 0.6), (7 / 8) ** 2  # an edge cuts off 1 of 8
-    coarse = 0.6 * weight / (weight + 0.02)
+    # Of 4 x 4 the coarser level is of means by (1, 3, 3, 1) / 8, of which an edge cuts off 1.
+    left, right = 7 / 8 * torch.tensor([0.45, 0.075]) / ((7 / 8) ** 2 + 0.02)
+    coarse = torch.stack([left, (3 * left + right) / 4, (left + 3 * right) / 4, right])
+    y = torch.tensor([0.6, 0.6, 0.0, 0.0]).expand(1, 1, 4, 4)
     assert_close(pyramid_fill(y, torch.ones(1, 1, 4, 4)), (y + 0.02 * coarse) / 1.02)
 
 

@@ -104,7 +104,7 @@ def test_papers_size_has_the_channels_of_sagan():
     assert seen[12:] == [(64, 64), (128, 32), (256, 16), (512, 8), (1024, 4), (1024, 4)]
 
 
-# G
+# G and D
 
 
 @pytest.mark.parametrize("start_from_fill", [True, False])
@@ -189,9 +189,6 @@ def test_self_attention_by_hand(spectral):
     expected = places + layer.gamma * at_every_place(layer.out, mixed)
     assert_close(layer(x).flatten(2), expected)
     assert (expected - places).abs().max() > 0.1
-
-
-# D
 
 
 def test_score_of_an_image_does_not_depend_on_the_others():
