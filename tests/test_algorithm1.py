@@ -20,7 +20,7 @@ VARIANTS = ["base", "encoding_z", "encoding_y", "both"]
 
 def method_of(name: str, adam: Any = torch.optim.Adam, **changes) -> Any:
     """A method of any name, with networks that let every gradient pass."""
-    config, kind = tiny(method=name, **{"bands": 3} | changes), METHODS[name]
+    config, kind = tiny(method=name, **changes), METHODS[name]
     torch.manual_seed(0)
     nets = awake(kind.build_networks(config))
     return kind(config, nets, mask_law(config.corruption), adam)
@@ -216,9 +216,7 @@ def test_every_term_teaches_the_networks_that_it_hangs_on():
     }.items():  # fmt: skip
         found = set()
         for name, module in places.items():
-            parameters = list(module.parameters())
-            slopes = torch.autograd.grad(
-                log[term], parameters, retain_graph=True, allow_unused=True
-            )
+            own, options = list(module.parameters()), {"retain_graph": True, "allow_unused": True}
+            slopes = torch.autograd.grad(log[term], own, **options)
             found |= {name for slope in slopes if slope is not None and slope.any()}
         assert found == learners, term

@@ -175,7 +175,7 @@ def test_generator_that_starts_from_the_fill_is_the_fill_at_first_and_leaves_it(
 
 @pytest.mark.parametrize("spectral", [True, False])
 def test_self_attention_by_hand(spectral):
-    layer, x = SelfAttention(16, spectral).eval(), torch.randn(2, 16, 3, 5)
+    layer, x = SelfAttention(128, spectral).eval(), torch.randn(2, 128, 3, 5)
     assert torch.equal(layer(x), x)  # the identity at the start
     nn.init.constant_(moved(layer).gamma, 0.7)
 
@@ -183,8 +183,8 @@ def test_self_attention_by_hand(spectral):
         return conv.weight[:, :, 0, 0] @ u + conv.bias[:, None]
 
     places = x.flatten(2)
-    query, key = at_every_place(layer.query_key, places).split(8, dim=1)
-    attention = torch.softmax(query.mT @ key / 8**0.5, dim=2)  # (B, from, to)
+    query, key = at_every_place(layer.query_key, places).split(128 // 8, dim=1)  # SAGAN's eighth
+    attention = torch.softmax(query.mT @ key / 16**0.5, dim=2)  # (B, from, to)
     mixed = at_every_place(layer.value, places) @ attention.mT
     expected = places + layer.gamma * at_every_place(layer.out, mixed)
     assert_close(layer(x).flatten(2), expected)
