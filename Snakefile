@@ -175,6 +175,7 @@ rule figures:
 rule tables:
     input:
         notebook = ancient(paths.NOTEBOOKS / "06_tables.ipynb"),
+        figures = rules.figures.output, # which the page shows
         evaluations = expand(OUT / "runs" / "{run}" / "evaluation.json", run=RUNS),
         references = expand(
             OUT / "references" / "{corruption}-{name}.json", corruption=DATA_OF, name=ROWS
