@@ -317,11 +317,12 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             continue
         rows[f"{row['claim']}, {CORRUPTIONS[row['corruption']]}"] = {
             "grade": row["grade"],
-            "statements that hold": f"{row['holds']} of {row['of']}",
+            "statements that hold": f"{row['holds']:.0f} of {row['of']:.0f}",
             "mean ratio": DASH if math.isnan(row["ratio"]) else f"{row['ratio']:.2f}",
             "the paper's": DASH if math.isnan(row["paper"]) else f"{row['paper']:.2f}",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("#")
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("#")
+    return table[["claim", *table.columns.drop("claim")]]
 
 
 def write_claims(profile: str) -> list[Path]:
