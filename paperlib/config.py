@@ -21,6 +21,7 @@ ONE_BAND = ("digits", "mnist")  # data sets of grey images
 
 REMOVED = {
     "discriminator_sees": (None, "removed in 0.2: method mask_aware shows D both masks"),
+    "z_injection": ("norm", "removed in 0.2: z enters by conditional BatchNorm"),
 }
 """Keys of earlier versions: what they held where they changed nothing, and what to say else."""
 
@@ -145,8 +146,8 @@ class RunConfig(EvaluationConfig):
     g_channels: list[int] = [16, 32]
     d_channels: list[int] = [16, 32, 32]
     e_channels: list[int] = [16, 16, 16]
-    z_injection: Literal["norm", "bottleneck"] = "norm"
     z_start: float = Field(0.0, ge=0)  # deviation of the maps from z at the start; 0: z unused
+    output_channels: int = Field(0, ge=0)  # of two convolutions at full resolution; 0: none
     start_from_fill: bool = True  # G adds to a smooth guess; False: the paper's plain G
     fill_sweeps: int = Field(0, ge=0, le=16)  # relaxations of that guess towards a biharmonic one
 
@@ -240,6 +241,11 @@ class RunConfig(EvaluationConfig):
     def name(self) -> str:
         """The run's folder under results/PROFILE/runs/."""
         return f"{self.corruption}-{self.method}-seed{self.seed}"
+
+    @property
+    def repeated_border(self) -> int:
+        """The border that G repeats from inside: what no mask observes, if no image teaches it."""
+        return self.border if METHODS[self.method].learns_from == "observations" else 0
 
     @property
     def evaluation_seed(self) -> int:

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paperlib.core.algorithm1 import Algorithm1, Networks, Pass
-from paperlib.core.models import Discriminator, Encoder, Generator
+from paperlib.core.algorithm1 import Algorithm1, Pass
 
 
 @dataclass(kw_only=True)
@@ -30,10 +29,8 @@ class MaskAware(Algorithm1):
     encodes_z = encodes_y = True
 
     @staticmethod
-    def build_networks(config: Any) -> Networks:
-        """As Algorithm 1's; D has an input channel more for each of the two masks."""
-        D_sees = config.bands + 2
-        return Networks(Generator(config), Discriminator(config, c_in=D_sees), Encoder(config))
+    def judged_channels(config: Any) -> int:
+        return config.bands + 2
 
     def forward(self, y: Tensor, m: Tensor, *, generator: torch.Generator) -> MaskAwarePass:
         """Lines 3 to 11, then m'."""

@@ -105,12 +105,16 @@ class Algorithm1:
             "optimizer_g": adam(trained, lr=config.lr_g, betas=betas),
         }
 
-    @staticmethod
-    def build_networks(config: Any) -> Any:
+    @classmethod
+    def build_networks(cls, config: Any) -> Any:
         """G, D and E for the configuration's size, randomly initialised."""
-        sees_fill = config.discriminator_input == "fill"
-        c_in = 2 * config.bands + 1 if sees_fill else config.bands
-        return Networks(Generator(config), Discriminator(config, c_in), Encoder(config))
+        D_sees = cls.judged_channels(config)
+        return Networks(Generator(config), Discriminator(config, D_sees), Encoder(config))
+
+    @staticmethod
+    def judged_channels(config: Any) -> int:
+        """How many channels ``judged`` shows to D."""
+        return 2 * config.bands + 1 if config.discriminator_input == "fill" else config.bands
 
     @property
     def encodes_z(self) -> bool:

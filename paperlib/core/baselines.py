@@ -9,16 +9,16 @@ MisGAN    unsupervised: learns a generator of complete images, then an imputer t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from paperlib.core.algorithm1 import Algorithm1, Batch, Losses, Networks
+from paperlib.core.algorithm1 import Algorithm1, Batch, Losses
 from paperlib.core.corruption import MaskLaw, composite, corrupt
 from paperlib.core.losses import ADVERSARIAL, gradient_penalty, observation_error
-from paperlib.core.models import DataGenerator, Discriminator, Encoder, Generator
+from paperlib.core.models import DataGenerator, Discriminator, Generator
 
 
 @dataclass
@@ -41,8 +41,8 @@ class Unpaired(Algorithm1):
     learns_from: ClassVar[str] = "unpaired"  # batches (y, m, x')
 
     @staticmethod
-    def build_networks(config: Any) -> Networks:
-        return Networks(Generator(config), Discriminator(config), Encoder(config))
+    def judged_channels(config: Any) -> int:
+        return config.bands
 
     def forward(  # type: ignore[override]  # a batch has x beside y and m
         self, y: Tensor, m: Tensor, x: Tensor, *, generator: torch.Generator
@@ -78,9 +78,8 @@ class Paired(Unpaired):
     learns_from: ClassVar[str] = "paired"  # batches (y, m, x)
 
     @staticmethod
-    def build_networks(config: Any) -> Networks:
-        D = Discriminator(config, c_in=2 * config.bands)
-        return replace(Unpaired.build_networks(config), D=D)
+    def judged_channels(config: Any) -> int:
+        return 2 * config.bands
 
     def judged(self, p: SupervisedPass, name: str) -> Tensor:
         return torch.cat([getattr(p, name), p.y], dim=1)  # (B, 6, H, W): D knows what was observed

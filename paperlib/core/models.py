@@ -10,6 +10,9 @@ All work on a pyramid of feature maps. They are built from the configuration's k
                   unfolded on the way out: 1 for the paper's size, 2 for the laptop's, where thin
                   layers at full resolution waste the processor's time
     attention     side of the feature map that self-attention works on; 0 for none
+    output_channels  width of two convolutions at full resolution behind the unfolding; 0 for none.
+                  Without them each of the 2 x 2 unfolded pixels has weights of its own, and z, which
+                  drives their normalisation, writes a grid of dots that E can read
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from paperlib.core.corruption import composite
 from paperlib.core.fill import pyramid_fill
 
 
@@ -118,6 +122,17 @@ class ResBlock(nn.Module):
         return x + self.conv2(h)
 
 
+def full_resolution(config: Any, c_beside: int, spectral: bool, last: bool) -> nn.Sequential:
+    """The convolutions behind the unfolding, which may also see ``c_beside`` channels of an image.
+
+    ``spectral`` and ``last`` say which are spectrally normalised: the first, and the one to pixels.
+    """
+    if not (width := config.output_channels):
+        return nn.Sequential()
+    to_pixels = conv(width, config.bands, spectral=last)
+    return nn.Sequential(conv(width + c_beside, width, spectral=spectral), nn.ReLU(), to_pixels)
+
+
 def repeat_border(x: Tensor, border: int) -> Tensor:
     """``x`` (B, C, H, W) with its outermost ``border`` pixels repeated from those inside."""
     inside = x[:, :, border : x.shape[2] - border, border : x.shape[3] - border]
@@ -129,10 +144,9 @@ class Generator(nn.Module):
 
     Args:
         config: besides the keys above
-            z_injection: "norm" (conditional BatchNorm in the decoder) or "bottleneck";
             z_start: standard deviation of the maps from z to the normalisations at the start;
-            border: width of the border that no mask observes. Nothing can be learned there, so G
-                repeats its outermost learnable pixels, rather than paint what chance left it;
+            repeated_border: width of the border about which no loss says anything; G repeats there
+                the outermost pixels of x~ inside, rather than paint what chance left it;
             start_from_fill: a skip connection from ``pyramid_fill`` to the output, not the paper's;
             fill_sweeps: how far ``pyramid_fill`` is relaxed.
         spectral: spectral normalisation of the convolutions (off in the averaged copy, which
@@ -142,16 +156,13 @@ class Generator(nn.Module):
     def __init__(self, config: Any, spectral: bool = True) -> None:
         super().__init__()
         c, channels = config, config.g_channels
-        self.nz, self.patch, self.border = c.nz, c.patch, c.border
+        self.nz, self.patch, self.border = c.nz, c.patch, c.repeated_border
         self.start_from_fill, self.fill_sweeps = c.start_from_fill, c.fill_sweeps
         plain = partial(ResBlock, spectral=spectral)
-        nz = c.nz if c.z_injection == "norm" else 0
-        conditional = partial(ResBlock, nz=nz, z_start=c.z_start, spectral=spectral)
+        conditional = partial(ResBlock, nz=c.nz, z_start=c.z_start, spectral=spectral)
         pairs = list(zip(channels[:-1], channels[1:], strict=True))
         self.stem = conv((c.bands + 1) * c.patch**2, channels[0], spectral=spectral)
         self.encode = nn.ModuleList([plain(a, b, "down") for a, b in pairs])
-        bottleneck = c.z_injection == "bottleneck"
-        self.z_to_bottleneck = nn.Linear(c.nz, channels[-1]) if bottleneck else None
         self.middle = conditional(channels[-1], channels[-1])
         self.decode = nn.ModuleList([conditional(b, a, "up") for a, b in reversed(pairs)])
         self.attend = nn.ModuleList()
@@ -160,10 +171,12 @@ class Generator(nn.Module):
             self.attend.append(SelfAttention(channels[level], spectral) if here else nn.Identity())
         self.last = conditional(channels[0], channels[0])
         last_is_normalised = spectral and not c.start_from_fill
-        to_pixels = conv(channels[0], c.bands * c.patch**2, spectral=last_is_normalised)
-        self.to_pixels = nn.Sequential(nn.BatchNorm2d(channels[0]), nn.ReLU(), to_pixels)
+        width = (c.output_channels or c.bands) * c.patch**2
+        unfolded = conv(channels[0], width, spectral=last_is_normalised)
+        self.to_pixels = nn.Sequential(nn.BatchNorm2d(channels[0]), nn.ReLU(), unfolded)
+        self.refine = full_resolution(c, c.bands + 1, spectral, last_is_normalised)
         if c.start_from_fill:  # what is learned is added to the guess, from 0 on
-            nn.init.zeros_(to_pixels.weight)
+            nn.init.zeros_([*self.to_pixels, *self.refine][-1].weight)
 
     def forward(self, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
         """Complete images (B, C, H, W) in (-1, 1) of y (B, C, H, W), m (B, 1, H, W), z (B, nz)."""
@@ -171,19 +184,20 @@ class Generator(nn.Module):
         skips = [h]
         for block in self.encode:
             skips.append(h := block(h))
-        if self.z_to_bottleneck is not None:
-            h = h + self.z_to_bottleneck(z)[:, :, None, None]
         h = self.attend[0](self.middle(h, z))
         skips.pop()
         for block, attend in zip(self.decode, self.attend[1:], strict=True):
             h = attend(block(h, z) + skips.pop())
         h = self.to_pixels(self.last(h, z))
         h = F.pixel_shuffle(h, self.patch)
+        if self.refine:
+            h = self.refine(torch.cat([h, y, m], dim=1))  # (B, C, H, W)
         if self.start_from_fill:
             with torch.autocast(y.device.type, enabled=False):  # the guess is in float32 always
                 guess = pyramid_fill(y, m, sweeps=self.fill_sweeps)
                 h = h + torch.atanh(guess.clamp(-0.98, 0.98))
-        return repeat_border(torch.tanh(h), self.border)
+        x = torch.tanh(h)
+        return repeat_border(composite(x, y, m), self.border) if self.border else x
 
 
 class Discriminator(nn.Module):
@@ -245,7 +259,7 @@ class DataGenerator(nn.Module):
     def __init__(self, config: Any, spectral: bool = True) -> None:
         super().__init__()
         c, channels = config, config.g_channels
-        self.nz, self.patch, self.border = c.nz_x, c.patch, c.border
+        self.nz, self.patch, self.border = c.nz_x, c.patch, c.repeated_border
         self.side = c.size // c.patch >> (len(channels) - 1)
         self.start = nn.Linear(self.nz, channels[-1] * self.side**2)
         blocks: list[nn.Module] = []
@@ -254,12 +268,14 @@ class DataGenerator(nn.Module):
             if c.size // c.patch >> level == c.attention:
                 blocks.append(SelfAttention(width, spectral))
         self.blocks = nn.Sequential(*blocks)
-        to_pixels = conv(channels[0], c.bands * c.patch**2, spectral=spectral)
-        self.to_pixels = nn.Sequential(nn.BatchNorm2d(channels[0]), nn.ReLU(), to_pixels)
+        width = (c.output_channels or c.bands) * c.patch**2
+        unfolded = conv(channels[0], width, spectral=spectral)
+        self.to_pixels = nn.Sequential(nn.BatchNorm2d(channels[0]), nn.ReLU(), unfolded)
+        self.refine = full_resolution(c, 0, spectral, spectral)
 
     def forward(self, z: Tensor) -> Tensor:
         """Complete images (B, C, H, W) in (-1, 1) from codes (B, nz)."""
         h = self.start(z).view(len(z), -1, self.side, self.side)
         h = h.contiguous(memory_format=torch.channels_last)
-        x = torch.tanh(F.pixel_shuffle(self.to_pixels(self.blocks(h)), self.patch))
-        return repeat_border(x, self.border)
+        h = F.pixel_shuffle(self.to_pixels(self.blocks(h)), self.patch)
+        return repeat_border(torch.tanh(self.refine(h)), self.border)
