@@ -127,11 +127,13 @@ def test_generator_ignores_z_at_the_start_and_not_for_good():
     assert torch.cat(maps).std().item() == pytest.approx(0.1, rel=0.1)
 
 
-def test_gradient_reaches_the_parameters_that_z_enters_by():
-    G = Generator(config())
+# behind the finest level, which z then leaves alone, follow convolutions at full resolution
+@pytest.mark.parametrize("output_channels, norms", [(0, 8), (4, 4)])
+def test_gradient_reaches_the_parameters_that_z_enters_by(output_channels, norms):
+    G = Generator(config(output_channels=output_channels))
     G(*inputs()).square().sum().backward()
     maps = [p for n, p in G.named_parameters() if "scale_shift.weight" in n]
-    assert len(maps) == count(G, LatentNorm) == 8
+    assert len(maps) == count(G, LatentNorm) == norms
     assert all(p.grad.abs().max() > 0 for p in maps)
 
 
@@ -155,6 +157,12 @@ def test_border_repeats_its_neighbour_and_is_no_wider(kind, border):
         assert not torch.equal(x[..., one], x[..., next_one])
 
 
+def test_border_repeats_what_was_observed_beside_it():
+    y, _, z = inputs()
+    G = moved(Generator(config(repeated_border=1)))
+    assert torch.equal(G(y, torch.ones(3, 1, 32, 32), z)[:, :, 0, 1:-1], y[:, :, 1, 1:-1])
+
+
 @pytest.mark.parametrize("side", [16, 8, 4, 0])
 @pytest.mark.parametrize("kind, sides", [(Generator, (16, 8, 4)), (Discriminator, (8, 4)), (DataGenerator, (16, 8))])  # fmt: skip
 def test_self_attention_sits_at_the_side_asked_for(kind, sides, side):
@@ -165,8 +173,10 @@ def test_self_attention_sits_at_the_side_asked_for(kind, sides, side):
     assert seen == [side] * (side in sides)
 
 
-def test_generator_that_starts_from_the_fill_is_the_fill_at_first_and_leaves_it():
-    G, (y, m, z) = Generator(config(start_from_fill=True, fill_sweeps=2)), inputs()
+@pytest.mark.parametrize("output_channels", [0, 4])
+def test_generator_that_starts_from_the_fill_is_the_fill_at_first_and_leaves_it(output_channels):
+    how = {"start_from_fill": True, "fill_sweeps": 2, "output_channels": output_channels}
+    G, (y, m, z) = Generator(config(**how)), inputs()
     fill = pyramid_fill(y, m, sweeps=2).clamp(-0.98, 0.98)
     assert_close(G(y, m, z), fill, 1e-4)
     assert (moved(G)(y, m, z) - fill).abs().mean() > 0.01

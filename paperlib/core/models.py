@@ -164,12 +164,16 @@ class Generator(nn.Module):
         self.stem = conv((c.bands + 1) * c.patch**2, channels[0], spectral=spectral)
         self.encode = nn.ModuleList([plain(a, b, "down") for a, b in pairs])
         self.middle = conditional(channels[-1], channels[-1])
-        self.decode = nn.ModuleList([conditional(b, a, "up") for a, b in reversed(pairs)])
+        # Where convolutions at full resolution follow, z enters at the coarse levels only
+        finest = plain if c.output_channels else conditional
+        levels = list(zip(pairs, [finest] + [conditional] * len(pairs), strict=False))
+        ups = [kind(b, a, "up") for (a, b), kind in reversed(levels)]
+        self.decode = nn.ModuleList(ups)
         self.attend = nn.ModuleList()
         for level in reversed(range(len(channels))):
             here = c.size // c.patch >> level == c.attention
             self.attend.append(SelfAttention(channels[level], spectral) if here else nn.Identity())
-        self.last = conditional(channels[0], channels[0])
+        self.last = finest(channels[0], channels[0])
         last_is_normalised = spectral and not c.start_from_fill
         width = (c.output_channels or c.bands) * c.patch**2
         unfolded = conv(channels[0], width, spectral=last_is_normalised)
