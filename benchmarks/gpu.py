@@ -95,10 +95,10 @@ def seconds_a_step(config: RunConfig, device: torch.device) -> float:
     changes = {"dataset": "bluemarble", "source": None, "bands": 3}
     config = RunConfig(**config.model_dump() | changes)
     method, data = build(config, device), prepare(config.data)
-    kind, about = DATA_SETS[method.learns_from], (method.p_m, config.mask_seed, device)
-    nbytes = kind(data, "training", *about).nbytes
-    resident = Computation.choose(config, device).keeps_resident(config, nbytes)
-    seen = kind(data, "training", *about, resident)
+    kind = DATA_SETS[method.learns_from]
+    seen = kind(data, "training", method.p_m, config.mask_seed, device)
+    if Computation.choose(config, device).keeps_resident(config, seen.nbytes):
+        seen.keep_on_device()
     batches = seen.batches(config.batch_size, config.seed)
     generator = torch.Generator(device).manual_seed(0)
 

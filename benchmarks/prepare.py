@@ -106,7 +106,7 @@ def whole(config: EvaluationConfig) -> tuple[int, float]:
     """The same by ``prepare``, from listing the files to the checksum."""
     (paths.DATA / config.data.folder / "manifest.json").unlink(missing_ok=True)
     start = time.perf_counter()
-    count = prepare(config.data, strict=True, workers=WORKERS).manifest["count"]
+    count = prepare(config.data, strict=True).manifest["count"]
     return count, time.perf_counter() - start
 
 
@@ -145,7 +145,7 @@ def peak(path: Path, images: int) -> int:
 def print_own_peak(path: Path) -> None:
     """Prepare a folder, print the peak of this process in bytes."""
     paths.DATA = path.parent / "data"
-    prepare(celeba(path).data, strict=True, workers=WORKERS)
+    prepare(celeba(path).data, strict=True)
     print(own_peak())
 
 

@@ -16,38 +16,31 @@ from paperlib.errors import DataError
 
 
 class CelebA(Files):
-    """Aligned CelebA as distributed (img_align_celeba.zip, or its folder), or at half resolution.
+    """Aligned CelebA as distributed, img_align_celeba.zip, or the same at half resolution.
 
     178 x 218 images are cropped to their centre 128 x 128 (paper, section 3.1), half-size ones
     (89 x 109) to their centre 64 x 64, then resized to the size asked for. An id is the file's
     name, e.g. 000001.jpg.
     """
 
+    crop = "centre 128 x 128 of 178 x 218 (64 of 89 x 109), resized to {size} x {size}"
     CROPS = {(178, 218): 128, (89, 109): 64}
     WEBSITE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (non-commercial research only)"
-    HOW_TO_GET_IT = (
-        f"download img_align_celeba.zip from {WEBSITE}, do not unpack it, and set source: to its "
-        "path"
-    )
+    HOW_TO_GET_IT = f"download it from {WEBSITE}, do not unpack it, and set source: to its path"
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
-        size = f"{config.size} x {config.size}"
-        self.crop = f"centre 128 x 128 of 178 x 218 (64 of 89 x 109), resized to {size}"
         try:
-            self._zip = None if self.path.is_dir() else zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile:
-            raise self.unusable(f"{self.path} is not a zip file") from None
-        names = self._zip.namelist() if self._zip else map(str, self.path.rglob("*.jpg"))
-        found = {Path(name).name: name for name in names if name.lower().endswith(".jpg")}
-        self._names = dict(sorted(found.items()))  # id -> path in the zip or folder
-        self.ids = self.some(self._names)
-        within = self.path / "list_eval_partition.txt"  # official; it may also lie beside
-        self._list = within if within.is_file() else self.path.with_name(within.name)
+            self._zip = zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile):
+            raise self.unusable(f"{self.path} is not a zip, img_align_celeba.zip") from None
+        names = (name for name in self._zip.namelist() if name.lower().endswith(".jpg"))
+        self._names = {Path(name).name: name for name in names}  # id -> path in the zip
+        self.ids = sorted(self._names)
+        self._list = self.path.with_name("list_eval_partition.txt")  # the official split
 
     def content(self, image_id: str) -> bytes:
-        name = self._names[image_id]
-        return self._zip.read(name) if self._zip else Path(name).read_bytes()
+        return self._zip.read(self._names[image_id])
 
     def framed(self, image: Image.Image) -> Image.Image:
         width, height = image.size
@@ -58,17 +51,14 @@ class CelebA(Files):
         return image.crop((left, top, left + side, top + side))
 
     def fingerprint(self) -> str:
-        files = f"{self.path.name} {stamp(self.path)}"
-        if self._zip is None:
-            names = [Path(name).relative_to(self.path).as_posix() for name in self._names.values()]
-            files = fingerprint_of_files(self.path, names)
+        archive = f"{self.path.name} {stamp(self.path)}"
         if self.config.split == "official" and self._list.is_file():
-            files += f" {fingerprint_of_files(self._list.parent, [self._list.name])}"
-        return files
+            return f"{archive} {fingerprint_of_files(self._list.parent, [self._list.name])}"
+        return archive
 
     def where(self) -> np.ndarray | None:
         if self.config.split != "official":
-            return super().where()
+            return None
         try:
             lines = self._list.read_text(encoding="utf-8-sig").splitlines()
             part_of = dict(line.rsplit(maxsplit=1) for line in lines)  # "000001.jpg 0"
@@ -110,7 +100,7 @@ class LSUN(Files):
     def ids(self) -> list[str]:  # type: ignore[override]
         with self._lmdb.begin() as transaction:
             keys = transaction.cursor().iternext(keys=True, values=False)
-            return self.some(key.decode(errors="surrogateescape") for key in keys)
+            return [key.decode(errors="surrogateescape") for key in keys]
 
     def content(self, image_id: str) -> bytes:
         with self._lmdb.begin() as transaction:
@@ -123,9 +113,9 @@ class LSUN(Files):
 class Recipe1M(Files):
     """Images of dishes: layer1.json (the recipes' partitions), layer2.json (their images), images/.
 
-    The image ``abcdef.jpg`` is ``images/train/a/b/c/d/abcdef.jpg``, as the tar files unpack, or
-    ``images/a/b/c/d/abcdef.jpg``. A partition that was not unpacked is not listed: the paper's
-    619,424 images are about those of train (619,508).
+    The image ``abcdef.jpg`` is ``images/train/a/b/c/d/abcdef.jpg``, as the tar files unpack. A
+    partition that was not unpacked is not listed: the paper's 619,424 images are about those of
+    train (619,508).
     """
 
     PARTS = ("layer1.json", "layer2.json", "images")
@@ -137,43 +127,38 @@ class Recipe1M(Files):
     )
 
     @cached_property
-    def _roots(self) -> list[Path]:
-        """The folders of the partitions, whether they exist or not."""
-        images = self.path / "images"
-        roots = [images / name for name in self.PARTITIONS]
-        return roots if any(root.is_dir() for root in roots) else [images] * 3
-
-    @cached_property
-    def _partition_of(self) -> dict[str, int]:
-        """Image id to the number of its partition in PARTITIONS, in the order of the ids."""
+    def _partition_of(self) -> dict[str, str]:
+        """Image id to its partition, in the order of the ids."""
         try:
             layer1, layer2 = (json.loads((self.path / p).read_bytes()) for p in self.PARTS[:2])
-            part_of = {r["id"]: self.PARTITIONS.index(r["partition"]) for r in layer1}
-            found = [(str(i["id"]), part_of[r["id"]]) for r in layer2 for i in r["images"]]
+            part_of = {recipe["id"]: recipe["partition"] for recipe in layer1}
+            found = [(i["id"], part_of[r["id"]]) for r in layer2 for i in r["images"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"layer1.json or layer2.json is damaged or not as expected ({error!r})"
             raise self.unusable(what) from None
+        there = {name for name in self.PARTITIONS if (self.path / "images" / name).is_dir()}
         found = sorted(dict(reversed(found)).items())  # a recipe may repeat another's image
-        return {image_id: part for image_id, part in found if self._roots[part].is_dir()}
+        return {image_id: part for image_id, part in found if part in there}
 
     @cached_property
     def ids(self) -> list[str]:  # type: ignore[override]
-        return self.some(self._partition_of)
+        return list(self._partition_of)
 
     def content(self, image_id: str) -> bytes:
-        root = self._roots[self._partition_of[image_id]]
-        return root.joinpath(*image_id[:4], image_id).read_bytes()
+        folder = self.path / "images" / self._partition_of[image_id]
+        return folder.joinpath(*image_id[:4], image_id).read_bytes()
 
     def fingerprint(self) -> str:
         """Of the lists and the hashed folders: tells what was added and removed, not rewritten."""
-        folders = [f for root in dict.fromkeys(self._roots) for f in sorted(root.glob("?/?/?/?"))]
-        names = [f.relative_to(self.path).as_posix() for f in folders]
+        roots = [self.path / "images" / name for name in self.PARTITIONS]
+        folders = [folder for root in roots for folder in sorted(root.glob("?/?/?/?"))]
+        names = [folder.relative_to(self.path).as_posix() for folder in folders]
         return fingerprint_of_files(self.path, ["layer1.json", "layer2.json", *names])
 
     def where(self) -> np.ndarray | None:
-        if self.config.split == "official":
-            return np.array(list(self._partition_of.values()))
-        return super().where()
+        if self.config.split != "official":
+            return None
+        return np.array([self.PARTITIONS.index(part) for part in self._partition_of.values()])
 
 
 SOURCES |= {"celeba": CelebA, "lsun": LSUN, "recipe1m": Recipe1M}

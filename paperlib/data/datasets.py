@@ -6,8 +6,8 @@ The supervised baselines have data sets of their own, whose names say what they 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from paperlib import seeds
 from paperlib.config import EvaluationConfig
 from paperlib.core.corruption import ComputedMasks, MaskLaw, corrupt, mask_law
-from paperlib.data.observed_masks import ObservedMasks
 from paperlib.data.prepare import Prepared, load_prepared
 from paperlib.errors import DataError
 
@@ -27,8 +26,55 @@ TOGETHER = (
 )
 
 
+class ObservedMasks(MaskLaw):
+    """The empirical law of masks that were really observed, where p_M is not known.
+
+    A fresh mask is that of another image, never the image's own, then perhaps flipped and moved.
+
+    Args:
+        masks: (N, 1, H, W) bool, True = observed; at least two that differ.
+        flips: flip each mask left to right and top to bottom with probability 1/2.
+        shift: move each mask by up to so many pixels, around the edges.
+
+    Raises:
+        DataError: all masks are equal: there is no other one to draw.
+    """
+
+    def __init__(self, masks: Tensor, flips: bool = False, shift: int = 0) -> None:
+        if (masks == masks[:1]).all():
+            raise DataError("dataset incomplete: all masks are equal: at least two must differ")
+        self.masks, self.flips, self.shift = masks, flips, shift
+
+    def sample(
+        self, n: int, size: int, generator: torch.Generator, own: Tensor | None = None
+    ) -> Tensor:
+        random: Any = {"generator": generator, "device": generator.device}
+        self.masks = self.masks.to(generator.device)
+        rows = torch.randint(len(self.masks), (n,), **random)
+        while own is not None:
+            same = (self.masks[rows] == (own > 0)).flatten(1).all(1)  # (n,)
+            if not same.any():
+                break
+            rows = torch.where(same, torch.randint(len(self.masks), (n,), **random), rows)
+        masks = self.masks[rows]  # (n, 1, H, W)
+        if self.flips:
+            across, down = torch.rand(2, n, 1, 1, 1, **random) < 0.5
+            masks = torch.where(across, masks.flip(3), masks)
+            masks = torch.where(down, masks.flip(2), masks)
+        if self.shift:
+            dy, dx = torch.randint(-self.shift, self.shift + 1, (2, n, 1, 1), **random)
+            image, row, column = (torch.arange(k, device=generator.device) for k in (n, size, size))
+            moved = (row[:, None] + dy) % size, (column + dx) % size  # (n, H, 1), (n, 1, W)
+            masks = masks[image[:, None, None], 0, *moved].unsqueeze(1)
+        return masks.float()
+
+    def interior_border(self, size: int) -> int:
+        """0: what no mask observes need not be a border."""
+        return 0
+
+
 def law_of(config: EvaluationConfig) -> MaskLaw:
-    """p_M: a named law, or for ``observed`` the empirical one of the training images' masks.
+    """p_M: a named law, or for ``observed`` that of the training images' masks.
 
     Raises:
         DataError: ``observed`` on a data set of complete images, or its masks are all equal.
@@ -38,11 +84,8 @@ def law_of(config: EvaluationConfig) -> MaskLaw:
     data = load_prepared(config.data)
     if (masks := data.masks()) is None:
         raise DataError(f"{data.folder} holds complete images: {TOGETHER}")
-    try:
-        rows = torch.from_numpy(masks[data.indices("training")]).unsqueeze(1)
-        return ObservedMasks(rows, config.mask_flips, config.mask_shift)
-    except ValueError as error:
-        raise DataError(f"{data.folder}: {error}") from None
+    rows = torch.from_numpy(masks[data.indices("training")]).unsqueeze(1)
+    return ObservedMasks(rows, config.mask_flips, config.mask_shift)
 
 
 class Batches:
@@ -55,41 +98,29 @@ class Batches:
         data, split: the images; "training", "validation" or "test".
         law, mask_seed: p_M and the seed by which masks are drawn.
         device: where batches are made.
-        resident: keep the split on the device; else it is read batch by batch.
 
     Raises:
-        DataError: the law is not that of the images' masks, or they are to be complete.
+        DataError: of incomplete images, where complete ones are needed or masks are computed.
     """
 
-    _needs_complete = True
-
     def __init__(
-        self,
-        data: Prepared,
-        split: str,
-        law: MaskLaw,
-        mask_seed: int,
-        device: torch.device | str,
-        resident: bool = False,
+        self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
     ) -> None:
-        masks = data.masks()
-        is_incomplete = masks is not None
-        if (
-            is_incomplete == isinstance(law, ComputedMasks)
-            or is_incomplete
-            and self._needs_complete
-        ):
+        masks, is_computed = data.masks(), isinstance(law, ComputedMasks)
+        if masks is not None and (is_computed or not isinstance(self, Observations)):
             raise DataError(f"{data.folder}: {TOGETHER}")
         self._rows, self._law, self._mask_seed = data.indices(split), law, mask_seed
         self._device = torch.device(device)
         self._arrays = [data.images(), data.mask_ids() if masks is None else masks]
+        self._kept: list[Tensor] = []
         self.nbytes = len(self._rows) * sum(array[0].nbytes for array in self._arrays)
-        self._resident: list[Tensor] = []
-        if resident:
-            self._resident = [self._upload(array[self._rows]) for array in self._arrays]
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def keep_on_device(self) -> None:
+        """Keep the ``nbytes`` of the split on the device; else it is read batch by batch."""
+        self._kept = [self._upload(array[self._rows]) for array in self._arrays]
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         """Images (B, C, H, W) in [-1, 1] and masks (B, 1, H, W) of rows of the split."""
@@ -102,14 +133,24 @@ class Batches:
 
         Batch k is a pure function of (seed, k), so that training resumes where it stopped.
         """
-        for rows in _order(len(self), batch_size, seed, start):
-            yield self.batch(rows[own])
+        epoch, seen = divmod(start * batch_size, len(self))
+        order = self._order(seed, epoch)[seen:]
+        while True:
+            while len(order) < batch_size:  # a batch may span epochs
+                epoch += 1
+                order = np.concatenate([order, self._order(seed, epoch)])
+            yield self.batch(order[:batch_size][own])
+            order = order[batch_size:]
+
+    def _order(self, seed: int, epoch: int) -> np.ndarray:
+        """All rows, shuffled."""
+        return np.random.default_rng(seeds.fold(seed, "epoch", epoch)).permutation(len(self))
 
     def _complete(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) in [-1, 1], 0 where it is really missing, and m (B, 1, H, W)."""
-        if self._resident:
+        if self._kept:
             places = self._upload(rows)
-            levels, masks = (array[places] for array in self._resident)
+            levels, masks = (array[places] for array in self._kept)
         else:
             levels, masks = (self._upload(array[self._rows[rows]]) for array in self._arrays)
         x = (levels.float() / 127.5 - 1).permute(0, 3, 1, 2)  # channels_last already
@@ -125,22 +166,8 @@ class Batches:
         return tensor.to(self._device, non_blocking=True)
 
 
-def _order(count: int, batch_size: int, seed: int, start: int) -> Iterator[np.ndarray]:
-    """Rows (batch_size,) of batch ``start``, ``start`` + 1, ...; a batch may span epochs."""
-    epoch, seen = divmod(start * batch_size, count)
-    shuffled = (
-        np.random.default_rng(seeds.fold(seed, "epoch", e)).permutation(count)
-        for e in itertools.count(epoch)
-    )
-    rows = itertools.islice(itertools.chain.from_iterable(shuffled), seen, None)
-    while True:
-        yield np.fromiter(itertools.islice(rows, batch_size), np.int64, batch_size)
-
-
 class Observations(Batches):
     """What unsupervised training sees: observations and masks, never a complete image."""
-
-    _needs_complete = False
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """y (B, C, H, W) in [-1, 1], 0 where missing, and m (B, 1, H, W)."""

