@@ -99,11 +99,6 @@ def threads_of(run):
     return RUNS[run].threads or workflow.global_resources["_cores"].value or CLUSTER_CORES
 
 
-def which(w):
-    """Says in the progress which run of the profile it is."""
-    return f"PAPERLIB_RUN='{list(RUNS).index(w.run) + 1} of {len(RUNS)}' "
-
-
 def training_notebook(w):
     """03 explains and trains the baselines of Table 2, 02 everything else."""
     name = "03_baselines" if RUNS[w.run].method in BASELINES else "02_train"
@@ -123,11 +118,10 @@ rule train:
     resources:
         gpu = GPU,
     params:
-        which = which,
         parameters = lambda w: parameters(RUNS[w.run]),
     retries: 1  # an interrupted run goes on from its checkpoint
     shell:
-        ON_GPU + "env {params.which}" + PAPERMILL + " {input.notebook} {log.notebook} {params.parameters}"
+        ON_GPU + PAPERMILL + " {input.notebook} {log.notebook} {params.parameters}"
 
 
 rule evaluate:
@@ -141,11 +135,9 @@ rule evaluate:
     threads: lambda w: threads_of(w.run)
     resources:
         gpu = GPU,
-    params:
-        which = which,
     retries: 1
     shell:
-        ON_GPU + "env {params.which}" + PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE} -p run {wildcards.run}"
+        ON_GPU + PAPERMILL + " {input.notebook} {log.notebook} -p profile {PROFILE} -p run {wildcards.run}"
 
 
 rule references:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from paperlib.errors import DiskFull, RunError
 
-# What safetensors and NumPy raise for want of room has no errno
-FULL_IN_WORDS = re.compile(r"No space left on device|\d+ requested and \d+ written")
+# As the system, safetensors and NumPy say it
+NO_ROOM = ("No space left on device", "Disk quota exceeded", " requested and ")
 
 
 @contextmanager
@@ -24,29 +22,36 @@ def naming_a_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or FULL_IN_WORDS.search(str(error)):
-            raise DiskFull(
-                f"{path} could not be written: the disk is full, or your share of it. What was "
-                "there before is as it was: make room and run it again"
-            ) from error
+        if any(words in str(error) for words in NO_ROOM):
+            what = "the disk is full, or your share of it: make room and run it again"
+            raise DiskFull(f"{path} could not be written: {what}") from error
         raise
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, and rename it.
-
-    Whatever fails, ``path`` stays what it was; DiskFull where there is no room.
-    """
-    draft = _draft_of(path)
+@contextmanager
+def _draft_of(path: Path) -> Iterator[Path]:
+    """A name beside ``path``: what is made there, flushed to disk, takes its place at the end."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         with naming_a_full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(draft)
-            flush(draft)
+            yield draft
+            for file in draft.iterdir() if draft.is_dir() else [draft]:
+                flush(file)
+            if draft.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
             os.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        _remove(draft)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file that then takes the place of ``path``.
+
+    Whatever fails, ``path`` stays what it was; DiskFull where there is no room.
+    """
+    with _draft_of(path) as draft:
+        write(draft)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,21 +61,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def folder_atomically(folder: Path) -> Iterator[Path]:
-    """A temporary folder to be filled, which takes the place of ``folder`` at the end of the block.
-
-    Whatever fails, ``folder`` stays what it was; DiskFull where there is no room.
-    """
-    draft = _draft_of(folder)
-    try:
-        with naming_a_full_disk(folder):
-            draft.mkdir(parents=True)
-            yield draft
-            for path in draft.iterdir():
-                flush(path)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    """A temporary folder that takes the place of ``folder`` at the end of the block; as above."""
+    with _draft_of(folder) as draft:
+        draft.mkdir()
+        yield draft
 
 
 def flush(path: Path) -> None:
@@ -87,8 +81,7 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with naming_a_full_disk(path):
-            lock = FileLock(path).acquire(timeout=-1 if wait else 0)
+        lock = FileLock(path).acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise RunError(f"{what} is in use by another process: wait, or stop it") from None
     with lock:
@@ -98,8 +91,8 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
 def remove_drafts(folder: Path, name: str = "*") -> None:
     """Remove what killed processes left half-written of ``name``; call it while that is locked."""
     for draft in folder.glob(f".{name}.*.draft"):
-        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+        _remove(draft)
 
 
-def _draft_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.draft")
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,8 +1,7 @@
 """Where things are: anchored at the repository, or without one at the current folder.
 
-A wheel brings the profiles along inside the package; ``data/`` and ``results/`` are then those of
-the current folder. The environment variables ``PAPERLIB_DATA`` and ``PAPERLIB_RESULTS`` move what is
-written elsewhere, e.g. to a larger disk.
+A wheel brings the profiles along inside the package. The environment variables ``PAPERLIB_DATA``
+and ``PAPERLIB_RESULTS`` move what is written elsewhere, e.g. to a larger disk.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
-CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "Snakefile").is_file() else None
-"""The repository that this is run from; None where a wheel was installed."""
-
+CHECKOUT = _PACKAGE.parent if (_PACKAGE.parent / "Snakefile").is_file() else None  # None: a wheel
 ROOT = CHECKOUT or Path.cwd()
 CONFIGS = (CHECKOUT or _PACKAGE) / "configs"  # pyproject.toml puts them into the wheel
 NOTEBOOKS = ROOT / "notebooks"
@@ -43,5 +40,4 @@ def peers(profile: str) -> Path:
 
 def from_root(path: str | Path) -> Path:
     """``path`` itself if absolute, else relative to ``ROOT``."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() else ROOT / path
+    return ROOT / Path(path).expanduser()

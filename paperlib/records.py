@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -91,7 +92,7 @@ def file_checksum(path: Path) -> str:
 
 def _checksum(record: dict[str, Any]) -> str:
     """SHA-256 of what a record says, but for its own checksum."""
-    said = json.loads(json.dumps({k: v for k, v in record.items() if k != "checksum"}))
+    said = {key: value for key, value in record.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -105,6 +106,5 @@ def _commit() -> str | None:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+    named = re.search(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.is_file() else "")
+    return named[1] if named else platform.processor() or "unknown"

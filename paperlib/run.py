@@ -32,7 +32,7 @@ from torch import nn
 from paperlib import paths
 from paperlib.config import BOOKKEEPING, EvaluationConfig, RunConfig
 from paperlib.core.baselines import GENERATORS
-from paperlib.data.prepare import load_prepared
+from paperlib.data.prepare import Prepared, load_prepared
 from paperlib.errors import ConfigurationError, DataError, RunError
 from paperlib.files import flush, locked, naming_a_full_disk, remove_drafts, write_atomically
 from paperlib.records import file_checksum, read_json, read_record, write_json, write_record
@@ -56,17 +56,11 @@ def refuse_other_configuration(
     path: Path, theirs: dict[str, Any], config: EvaluationConfig
 ) -> None:
     """Raise RunError, naming the keys, if the configuration in ``path`` is not ``config``."""
-    try:
-        other = type(config).parse(theirs, str(path)).model_dump()
-    except ConfigurationError as error:
-        raise RunError(str(error)) from None
-    ours = config.model_dump()
+    other, ours = type(config).parse(theirs, str(path)).model_dump(), config.model_dump()
     if differing := [k for k in ours if ours[k] != other[k] and k not in BOOKKEEPING]:
         shown = ", ".join(f"{k}: {other[k]!r}, now {ours[k]!r}" for k in differing)
-        raise RunError(
-            f"{path} is of another configuration ({shown}): choose another directory, or delete "
-            f"{path.parent}"
-        )
+        what = f"({shown}): choose another directory, or delete {path.parent}"
+        raise RunError(f"{path} is of another configuration {what}")
 
 
 def plain_generator(config: RunConfig, name: str = "generator") -> Any:
@@ -83,6 +77,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._log = self.folder / "log.jsonl"
 
     @classmethod
     def begin(cls, folder: Path, config: RunConfig) -> Run:
@@ -101,14 +96,11 @@ class Run:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The configuration; RunError where there is none, or it cannot be read."""
+        """The configuration; RunError or ConfigurationError where none can be read."""
         path = self.folder / "config.json"
         if not path.is_file():
             raise RunError(f"{self.folder} is not a run directory: it has no config.json")
-        try:
-            return RunConfig.parse(read_json(path), str(path))
-        except ConfigurationError as error:
-            raise RunError(str(error)) from None
+        return RunConfig.parse(read_json(path), str(path))
 
     @property
     def is_trained(self) -> bool:
@@ -118,10 +110,21 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """Of the training; RunError where it is not done, or the record is of something else."""
+        config, path = self.config, self.folder / "record.json"
         if not self.is_trained:
             raise RunError(f"{self.folder} is not trained yet: 'python -m paperlib train'")
-        record = read_record(path := self.folder / "record.json")
-        refuse_other_configuration(path, record.get("config", {}), self.config)
+        record = read_record(path)
+        refuse_other_configuration(path, record.get("config", {}), config)
+        return record
+
+    def record_on(self, data: Prepared) -> dict[str, Any]:
+        """``record``; RunError where the training was not on ``data``."""
+        record = self.record
+        if record.get("data_checksum") != data.checksum:
+            raise RunError(
+                f"{self.folder} was trained on other data than {data.folder} now holds: prepare "
+                "those, or delete the run and train it again"
+            )
         return record
 
     @property
@@ -132,14 +135,18 @@ class Run:
 
     def generator(self, device: torch.device | str = "cpu", name: str = "generator") -> Any:
         """The averaged generator, in evaluation mode; RunError where it is missing or altered."""
-        checksum = self.record.get(f"{name}_checksum", "none")
-        return self._load(self.folder / f"{name}.safetensors", checksum, device, name)
+        return self._load(f"{name}.safetensors", name).to(device)
 
     def snapshot(self, step: int, device: torch.device | str = "cpu") -> Any:
         """The averaged generator as it was after ``step`` updates; RunError as above."""
-        path = self._snapshot_path(step)
-        name = path.relative_to(self.folder).as_posix()
-        return self._load(path, self.record.get("files", {}).get(name), device)
+        return self._load(_snapshot(step)).to(device)
+
+    def _load(self, file: str, name: str = "generator") -> Any:
+        for fault in self._file_faults(file, _checksums(self.record).get(file)):
+            raise RunError(str(fault))
+        net = plain_generator(self.config, name)
+        net.load_state_dict(load_file(self.folder / file))
+        return net
 
     @property
     def snapshots(self) -> list[int]:
@@ -149,26 +156,12 @@ class Run:
 
     def snapshot_seconds(self, step: int) -> float:
         """Seconds of training until a snapshot."""
-        with safe_open(self._snapshot_path(step), "pt") as file:
+        with safe_open(self.folder / _snapshot(step), "pt") as file:
             return float(file.metadata()["seconds"])
 
     def save_snapshot(self, step: int, seconds: float, net: nn.Module) -> None:
         """Keep the averaged G of a step, and when it was."""
-        _save_weights(self._snapshot_path(step), net, {"seconds": f"{seconds:.3f}"})
-
-    def _snapshot_path(self, step: int) -> Path:
-        return self.folder / "snapshots" / f"generator-{step:08d}.safetensors"
-
-    def _load(
-        self, path: Path, checksum: str | None, device: torch.device | str, name: str = "generator"
-    ) -> Any:
-        if checksum is None and path.is_file():  # a record from before snapshots were vouched for
-            checksum = file_checksum(path)
-        for fault in self._file_faults(path, checksum or "missing"):
-            raise RunError(f"{fault.path} is {fault.kind}: {fault.what}")
-        net = plain_generator(self.config, name)
-        net.load_state_dict(load_file(path))
-        return net.to(device)
+        _save_weights(self.folder / _snapshot(step), net, {"seconds": f"{seconds:.3f}"})
 
     def finish(self, averages: dict[str, nn.Module], about: dict[str, Any]) -> dict[str, Any]:
         """Write the averaged generators, then the record that vouches for all that is left."""
@@ -176,57 +169,52 @@ class Run:
             path = self.folder / f"{name}.safetensors"
             _save_weights(path, net)
             about = about | {f"{name}_checksum": file_checksum(path)}
-        left = (self.folder / "log.jsonl", *map(self._snapshot_path, self.snapshots))
-        files = {p.relative_to(self.folder).as_posix(): file_checksum(p) for p in left}
+        left = ("log.jsonl", *map(_snapshot, self.snapshots))
+        files = {name: file_checksum(self.folder / name) for name in left}
         return write_record(self.folder / "record.json", about | {"files": files})
 
     def log(self) -> list[dict[str, Any]]:
         """One dictionary a line; without a last one that is half-written."""
-        path = self.folder / "log.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        lines = self._log.read_text().splitlines(keepends=True) if self._log.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def append_to_log(self, values: dict[str, Any]) -> None:
         """One JSON line more; DiskFull where there is no room."""
-        path = self.folder / "log.jsonl"
-        with naming_a_full_disk(path), path.open("a") as file:
+        with naming_a_full_disk(self._log), self._log.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Write ``checkpoint-STEP-CHECKSUM.pt`` and keep the one before; the log is flushed first."""
-        log, buffer = self.folder / "log.jsonl", io.BytesIO()
-        with naming_a_full_disk(log):
-            flush(log)
-        torch.save({"step": step, "log_bytes": log.stat().st_size} | state, buffer)
+        with naming_a_full_disk(self._log):
+            flush(self._log)
+        buffer = io.BytesIO()
+        torch.save({"step": step, "log_bytes": self._log.stat().st_size} | state, buffer)
         content = buffer.getvalue()
         path = self.folder / f"checkpoint-{step:08d}-{_digest(content)}.pt"
         write_atomically(path, lambda draft: draft.write_bytes(content))
-        earlier = [other for other in self._checkpoints() if other.name < path.name]
-        for other in {*self._checkpoints()} - {path, *earlier[: CHECKPOINTS_KEPT - 1]}:
-            other.unlink()  # a later one was damaged, or this one would not have been made
+        for other in self._checkpoints()[CHECKPOINTS_KEPT:]:
+            other.unlink()
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint that is whole, or None where there is none; the log is cut to it.
 
         Where all are damaged, RunError, and nothing is deleted.
         """
+        state, damaged = None, []
         for path in self._checkpoints():
             content = path.read_bytes()
             if path.stem.endswith(_digest(content)):
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                self._cut_log(state.get("log_bytes", 0))
-                return state
+                break
             warnings.warn(f"{path} is damaged, trying the one before", stacklevel=2)
-        if self._checkpoints():
+            damaged.append(path)
+        if damaged and state is None:
             raise RunError(f"every checkpoint in {self.folder} is damaged: delete them")
-        self._cut_log(0)
-        return None
-
-    def _cut_log(self, size: int) -> None:
-        """Drop what was logged after a checkpoint: training writes it again."""
-        path = self.folder / "log.jsonl"
-        content = path.read_bytes()[:size] if path.exists() else b""
-        write_atomically(path, lambda draft: draft.write_bytes(content))
+        for path in damaged:
+            path.unlink()
+        with naming_a_full_disk(self._log), self._log.open("a") as file:
+            file.truncate(min(file.tell(), state.get("log_bytes", 0) if state else 0))
+        return state
 
     def _checkpoints(self) -> list[Path]:
         """The last one first."""
@@ -235,51 +223,48 @@ class Run:
     def faults(self, numbers_only: bool = False) -> Iterator[Fault]:
         """What does not belong together: configuration, record, weights, evaluation, data.
 
-        ``numbers_only``: leave out what no table rests on: log, snapshots, checkpoints.
+        ``numbers_only``: leave out what no table rests on: missing weights, log, snapshots,
+        checkpoints.
         """
-        path = self.folder / "config.json"  # then the training's
+        path = self.folder / "record.json"
         try:
-            config, path = self.config, self.folder / "record.json"
             record = self.record
-        except RunError as error:
-            yield Fault("altered" if path.is_file() else "missing", path, str(error))
+        except (RunError, ConfigurationError) as error:
+            yield Fault("altered" if self.is_trained else "missing", path, str(error))
             return
-        said = {f"{name}.safetensors": record.get(f"{name}_checksum") for name in GENERATORS}
-        if not numbers_only:
-            said |= record.get("files", {})
-            for checkpoint in self._checkpoints():
-                if not checkpoint.stem.endswith(_digest(checkpoint.read_bytes())):
-                    yield Fault("altered", checkpoint, "damaged: delete it")
-        for name, checksum in said.items():
-            faults = self._file_faults(self.folder / name, checksum)
-            yield from (f for f in faults if not (numbers_only and f.kind == "missing"))
+        for name, checksum in _checksums(record).items():
+            is_for_numbers = (
+                name.endswith("generator.safetensors") and (self.folder / name).is_file()
+            )
+            if is_for_numbers or not numbers_only:
+                yield from self._file_faults(name, checksum)
+        for checkpoint in [] if numbers_only else self._checkpoints():
+            if not checkpoint.stem.endswith(_digest(checkpoint.read_bytes())):
+                yield Fault("altered", checkpoint, "damaged: delete it")
         for other in (self.folder / "evaluation.json", self.folder / "selection.json"):
             if other.is_file():
-                yield from self._staleness(other, record)
-            elif other.stem == "evaluation" and config.corruption != "observed":
-                yield Fault("missing", other, "run 'python -m paperlib evaluate'")
-        yield from data_faults(path, record, config)
+                yield from self._faults_of_what_rests_on(record, other)
+        yield from data_faults(path, record, self.config)
 
-    def _file_faults(self, path: Path, checksum: str | None) -> Iterator[Fault]:
-        again = f"delete {self.folder} and train it again"
-        if checksum is not None and not path.is_file():
+    def _file_faults(self, name: str, checksum: str | None) -> Iterator[Fault]:
+        """``checksum``: None where the record is from before it had one."""
+        path, again = self.folder / name, f"delete {self.folder} and train it again"
+        if not path.is_file():
             yield Fault("missing", path, again)
-        elif path.is_file() and file_checksum(path) != checksum:
+        elif checksum not in (None, file_checksum(path)):
             yield Fault("altered", path, f"not what record.json describes: {again}")
 
-    def _staleness(self, path: Path, trained: dict[str, Any]) -> Iterator[Fault]:
-        """Of a record that rests on the training."""
+    def _faults_of_what_rests_on(self, trained: dict[str, Any], path: Path) -> Iterator[Fault]:
         try:
             record = read_record(path)
             refuse_other_configuration(path, record.get("config", {}), self.config)
-        except RunError as error:
+        except (RunError, ConfigurationError) as error:
             yield Fault("altered", path, str(error))
             return
-        weights, data = (trained.get(f"{what}_checksum") for what in ("generator", "data"))
-        if record.get("rests_on", {}).get("generator_checksum") != weights:
-            yield Fault("stale", path, f"{self.folder} was trained again since: make it again")
-        elif record.get("data_checksum") != data:
-            yield Fault("stale", path, "it was made on other data than the training: make it again")
+        rests_on = record | record.get("rests_on", {})
+        for key in ("generator_checksum", "data_checksum"):
+            if rests_on.get(key) != trained.get(key):
+                yield Fault("stale", path, f"the training has another {key}: make it again")
 
 
 def data_faults(path: Path, record: dict[str, Any], config: EvaluationConfig) -> Iterator[Fault]:
@@ -293,6 +278,17 @@ def data_faults(path: Path, record: dict[str, Any], config: EvaluationConfig) ->
             yield Fault("stale", path, how)
     except DataError as error:
         yield Fault("altered", folder, str(error))
+
+
+def _snapshot(step: int) -> str:
+    return f"snapshots/generator-{step:08d}.safetensors"
+
+
+def _checksums(record: dict[str, Any]) -> dict[str, str]:
+    """Those that a record of a training has: file -> SHA-256."""
+    keys = {f"{name}.safetensors": f"{name}_checksum" for name in GENERATORS}
+    weights = {file: record[key] for file, key in keys.items() if key in record}
+    return weights | record.get("files", {})
 
 
 def _save_weights(path: Path, net: nn.Module, about: dict[str, str] | None = None) -> None:

@@ -22,7 +22,7 @@ from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.core.corruption import MaskLaw, corrupt
 from paperlib.data.datasets import Observations, law_of
 from paperlib.data.prepare import load_prepared
-from paperlib.errors import ConfigurationError, DataError, Diverged, RunError
+from paperlib.errors import ConfigurationError, DataError, Diverged
 from paperlib.evaluation.calibration import coverage, energy_score
 from paperlib.evaluation.features import BATCH
 from paperlib.evaluation.metrics import bootstrap_ratio
@@ -45,14 +45,18 @@ def hide(m: Tensor, p_m: MaskLaw, generator: torch.Generator) -> Tensor:
     the share HIDDEN of what an image shows; a fresh mask that would leave nothing hidden is passed
     over. Masks are (B, 1, H, W), 1 = observed; one of which nothing could be hidden comes back.
     """
-    most, hidden = HIDDEN * m.mean(dim=(1, 2, 3), keepdim=True), m  # (B, 1, 1, 1), (B, 1, H, W)
+
+    def share(masks: Tensor) -> Tensor:
+        return masks.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+
+    most, hidden = HIDDEN * share(m), m
     for _ in range(DRAWS):
-        many = hidden.mean(dim=(1, 2, 3), keepdim=True) > most
+        many = share(hidden) > most
         if not many.any():
             break
         fewer = hidden * (1 - p_m.sample(len(m), m.shape[-1], generator, m))
-        hidden = torch.where(many & fewer.amax(dim=(1, 2, 3), keepdim=True).bool(), fewer, hidden)
-    return torch.where(hidden.mean(dim=(1, 2, 3), keepdim=True) > most, m, m - hidden)
+        hidden = torch.where(many & (share(fewer) > 0), fewer, hidden)
+    return torch.where(share(hidden) > most, m, m - hidden)
 
 
 def score_hidden(
@@ -60,10 +64,9 @@ def score_hidden(
 ) -> dict[str, Tensor]:
     """Per observation, (B,), how well samples guess what ``shown`` hides of it; NaN for nothing.
 
-    ``reconstruct`` (e.g. ``sampling.sampler(G, SAMPLES, seed)``) is given what ``shown``, from
-    ``hide``, leaves of the observations y (B, C, H, W) and their masks m (B, 1, H, W), and their
-    numbers ``rows``. Returns energy (energy score, in units of y), mse of the samples' mean, and
-    coverage_50 and _80.
+    ``reconstruct``, a ``sampling.sampler``, is given what ``shown``, from ``hide``, leaves of the
+    observations y (B, C, H, W) and of their masks m (B, 1, H, W), and their numbers ``rows``.
+    Returns energy (in units of y), mse of the samples' mean, coverage_50 and coverage_80.
     """
     hidden = (m > 0) & (shown == 0)  # (B, 1, H, W)
     samples, _ = reconstruct(corrupt(y, shown), shown, rows)  # (S, B, C, H, W)
@@ -94,9 +97,8 @@ def score_run(folder: Path, device: torch.device | str | None = None) -> dict[st
     """
     run, device = Run(folder), torch.device(device or default_device())
     config, G, data = run.config, run.generator(device), load_prepared(run.config.data)
-    if run.record["data_checksum"] != data.checksum:
-        raise RunError(f"{folder} was trained on other data than {data.folder} now holds")
-    rests_on = {key: run.record[key] for key in ("generator_checksum", "data_checksum")}
+    record = run.record_on(data)
+    rests_on = {key: record[key] for key in ("generator_checksum", "data_checksum")}
     p_m = law_of(config)
     observed = Observations(data, "validation", p_m, config.mask_seed, device)
     reconstruct = sampler(G, SAMPLES, config.evaluation_seed)
@@ -133,8 +135,8 @@ def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> list[
     found, trials = [], candidates(config, grid)
     load_prepared(config.data).indices("validation")  # its lack is said before hours of work
     for candidate in track(trials, len(trials), f"selecting {', '.join(grid)} of {config.name}"):
-        values = [str(getattr(candidate, key)).removesuffix(".0") for key in grid]
-        name = "-".join(map("=".join, zip(grid, values, strict=True))).replace(" ", "")
+        values = {key: str(getattr(candidate, key)).removesuffix(".0") for key in grid}
+        name = "-".join(f"{key}={value}" for key, value in values.items()).replace(" ", "")
         try:
             train(candidate, folder / name)
         except Diverged as fault:
@@ -148,6 +150,6 @@ def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> list[
 
 def as_lines(found: list[dict[str, Any]]) -> str:
     """A table of what ``search`` returns, for the terminal."""
-    scores = [{name: s["value"] for name, s in record["scores"].items()} for record in found]
-    rows = [{"settings": record["name"]} | s for record, s in zip(found, scores, strict=True)]
-    return pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format)
+    rows = [{name: score["value"] for name, score in r["scores"].items()} for r in found]
+    table = pd.DataFrame(rows, index=[record["name"] for record in found])
+    return table.to_string(float_format="{:.4f}".format)

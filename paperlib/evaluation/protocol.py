@@ -15,7 +15,6 @@ from paperlib.config import EvaluationConfig
 from paperlib.core.corruption import corrupt
 from paperlib.data.datasets import CompleteImages, law_of
 from paperlib.data.prepare import load_prepared
-from paperlib.errors import RunError
 from paperlib.evaluation import metrics, references
 from paperlib.evaluation.features import BATCH, extract, load_extractor
 from paperlib.evaluation.sampling import Reconstruct, deterministic, sampler
@@ -114,15 +113,11 @@ def evaluate_run(folder: Path, device: torch.device | str | None = None) -> dict
         DataError: its data set is not prepared, or has no complete images.
     """
     run, device = Run(folder), torch.device(device or default_device())
-    config, trained = run.config, run.record
+    config = run.config
     if config.threads:
         torch.set_num_threads(config.threads)
     G, protocol = run.generator(device), EvaluationProtocol(config.evaluation, device)
-    if trained["data_checksum"] != protocol.data.checksum:
-        raise RunError(
-            f"{folder} was trained on other data than {protocol.data.folder} now holds: prepare "
-            "those, or delete the run and train it again"
-        )
+    trained = run.record_on(protocol.data)
     about = {key: trained[key] for key in ("date", "seconds", "steps", "commit")}
     rests_on = {"generator_checksum": trained["generator_checksum"]} | protocol.rests_on()
     rests_on["samples"] = config.eval_samples

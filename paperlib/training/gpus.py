@@ -9,33 +9,29 @@ a free place it waits.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 
 def main(gpus: int, runs: int, command: list[str]) -> None:
     """Become the command, on the emptiest GPU."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(gpus)]
-    if len(names) < gpus:
-        raise SystemExit(f"error: {gpus} GPUs asked for, CUDA_VISIBLE_DEVICES has {visible}")
-    folder = Path(tempfile.gettempdir()) / f"paperlib-gpus-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    places = [*itertools.product(range(runs), visible.split(",")[:gpus])]
     while True:
-        for place in range(runs):
-            for name in names[:gpus]:
-                file = os.open(folder / f"{name}.{place}", os.O_RDWR | os.O_CREAT, 0o600)
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(file)
-                    continue
-                os.environ["CUDA_VISIBLE_DEVICES"] = name
-                os.set_inheritable(file, True)  # the lock stays with the command
-                os.execvp(command[0], command)
+        for place, gpu in places:
+            name = f"paperlib-{os.getuid()}-gpu{gpu}.{place}"
+            file = os.open(f"{tempfile.gettempdir()}/{name}", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            os.set_inheritable(file, True)  # the lock stays with the command
+            os.execvp(command[0], command)
         time.sleep(1)
 
 

@@ -7,6 +7,7 @@ once.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,16 +20,17 @@ from torch import Tensor, nn
 from paperlib import seeds
 from paperlib.config import RunConfig
 from paperlib.core.baselines import GENERATORS, METHODS
+from paperlib.core.corruption import MaskLaw
 from paperlib.data.datasets import DATA_SETS, law_of
 from paperlib.data.prepare import Prepared, load_prepared
-from paperlib.errors import Diverged, RunError
+from paperlib.errors import Diverged, RunError, Terminated
 from paperlib.progress import progress_bar
 from paperlib.records import provenance
 from paperlib.run import Run, plain_generator
 from paperlib.training import processes
 from paperlib.training.averages import RunningAverage
 from paperlib.training.device import Computation, default_device, deterministic_algorithms
-from paperlib.training.interruption import Interruption
+from paperlib.training.interruption import signals_noted
 
 SHOWN_IN_PROGRESS = ("loss_d", "loss_g", "error_y", "error_z")
 OnLog = Callable[[dict[str, Any], Any], None]
@@ -48,8 +50,7 @@ def train(
         device: where; the GPU if there is one, by default.
         on_log: called with every line of the log and the averaged G, e.g. to draw live curves.
 
-    Returns:
-        the record.
+    Returns the record.
 
     Raises:
         RunError: the directory belongs to another configuration or is in use by another process,
@@ -65,8 +66,8 @@ def train(
         processes.first(lambda: stack.enter_context(Run(folder).lock()))
         run = processes.first(lambda: Run.begin(folder, config))
         data = load_prepared(config.data)
-        if run.is_trained and (record := run.record).get("data_checksum") == data.checksum:
-            return record
+        if run.is_trained:
+            return run.record_on(data)
         training = Training(config, run, data, torch.device(device or default_device()))
         with deterministic_algorithms(config.deterministic):
             training.loop(on_log)
@@ -74,28 +75,56 @@ def train(
 
 
 class Training:
-    """A run under way: its method, averages, and how far it is."""
+    """A run under way: its method, averages, batches, and how far it is."""
 
     def __init__(self, config: RunConfig, run: Run, data: Prepared, device: torch.device) -> None:
         self.config, self.run, self.data, self.device = config, run, data, device
         self.computation = Computation.choose(config, device)
         torch.manual_seed(seeds.fold(config.seed, "parameters"))  # of the initialisation alone
         build = METHODS[config.method]
-        nets, self.law = build.build_networks(config), law_of(config)
+        nets, law = build.build_networks(config), law_of(config)
         self.computation.prepare(nets, build.differentiated_twice)
-        self.method = build(config, nets, self.law, self.computation.adam)
+        self.method = build(config, nets, law, self.computation.adam)
         processes.join(nets, self.method.optimizers.values())
         self.averages = {
             name: RunningAverage(net, plain_generator(config, name).to(device), config.ema)
             for name, (key, _) in GENERATORS.items()
             if (net := getattr(nets, key, None)) is not None
         }
-        self.images_per_step = config.batch_size * self.method.batches_per_step
+        # Everything with a state; random numbers have none, they are functions of the step
+        averages = {f"average_{name}": average.model for name, average in self.averages.items()}
+        self.stateful = {**vars(nets), **self.method.optimizers, **averages}
+        self.begun_with = {
+            "data_checksum": data.checksum,
+            "precision": self.computation.precision,
+        }
         self.step, seconds = 0, 0.0
         if (state := processes.first(run.load_checkpoint)) is not None:
             self.step, seconds = state["step"], state["seconds"]
             self._restore(state)
         self.started = time.perf_counter() - seconds
+        self.images_per_step = config.batch_size * self.method.batches_per_step
+        self.batches = self._batches(law)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take up a checkpoint; RunError where it is of other data or another precision."""
+        for key, now in self.begun_with.items():
+            if state[key] != now:
+                raise RunError(
+                    f"{self.run.folder} was begun with another {key}, {state[key]}, now {now}: go "
+                    "on as it was begun, or delete it"
+                )
+        for name, part in self.stateful.items():
+            part.load_state_dict(state[name])
+
+    def _batches(self, law: MaskLaw) -> Iterator[tuple[Tensor, ...]]:
+        """Endless batches from where the run is; batch k is a function of (seed, k)."""
+        c, kind = self.config, DATA_SETS[self.method.learns_from]
+        seen = kind(self.data, "training", law, c.mask_seed, self.device)
+        if self.computation.keeps_resident(c, seen.nbytes):
+            seen.keep_on_device()
+        start = self.step * self.method.batches_per_step
+        return seen.batches(c.batch_size, c.seed, start, processes.own_rows(c.batch_size))
 
     @property
     def seconds(self) -> float:
@@ -104,26 +133,26 @@ class Training:
 
     def loop(self, on_log: OnLog | None) -> None:
         """Algorithm 1, line 1: until converged, here for a fixed number of steps."""
-        c, method, writes = self.config, self.method, processes.rank() == 0
-        batches, G = self._batches(), self.averages["generator"].model
+        c, method, name = self.config, self.method, self.run.folder.name
+        writes, G = processes.rank() == 0, self.averages["generator"].model
         checkpointed = self.seconds
         with (
-            Interruption() as interruption,
-            progress_bar(c.steps, f"training {self.run.folder.name}", self.step) as bar,
+            signals_noted() as noted,
+            progress_bar(c.steps, f"training {name}", self.step) as bar,
         ):
             while self.step < c.steps:
                 rank = [] if writes else [processes.rank()]
                 generator = seeds.generator(c.seed, "step", self.step, *rank, device=self.device)
-                drawn = [next(batches) for _ in range(method.batches_per_step)]
+                drawn = [next(self.batches) for _ in range(method.batches_per_step)]
                 scalars = method.step(drawn, generator)
                 self.step += 1
                 for average in self.averages.values():
                     average.update(self.step)
 
-                logs = self.step % c.log_every == 0 or self.step == c.steps
+                ends = self.step == c.steps
+                logs, keeps = ends or self.step % c.log_every == 0, self.step in self.run.snapshots
                 late = self.seconds - checkpointed > c.checkpoint_seconds
-                due, stop = processes.highest(late or self.step == c.steps, interruption.signal)
-                keeps = self.step in self.run.snapshots
+                due, stop = processes.highest(ends or late, max(noted, default=0))
                 if logs or due or stop or keeps:
                     line = self._checked(scalars)  # nothing that is not finite is kept
                 if logs and writes:
@@ -136,48 +165,26 @@ class Training:
                     self.run.save_snapshot(self.step, self.seconds, G)
                 if due or stop:
                     checkpointed = self.seconds
-                    processes.first(lambda: self.run.save_checkpoint(self.step, self._state()))
+                    processes.first(self._save_checkpoint)
                 bar.update()
                 if stop:
-                    what = f"interrupted at step {self.step}; run it again to go on"
-                    raise interruption.error(f"{self.run.folder.name}: {what}")
+                    kind = Terminated if stop == signal.SIGTERM else KeyboardInterrupt
+                    raise kind(f"{name}: interrupted at step {self.step}; run it again to go on")
 
-    def finish(self) -> dict[str, Any]:
-        """Write the averaged generators and the record; return the record."""
-        c, seconds = self.config, self.seconds
-        parameters = {
-            name: sum(p.numel() for p in net.parameters())
-            for name, net in vars(self.method.nets).items()
-        }
-        record = provenance(c, self.data.checksum) | {
-            "steps": c.steps,
-            "seconds": round(seconds, 3),
-            "images_per_second": round(c.steps * self.images_per_step / seconds, 2),
-            "computed": str(self.computation),
-            "parameters": parameters,
-            "processes": processes.count(),
-        }
-        if "limits" in self.data.manifest:  # the values that stand for -1 and 1, band by band
-            record["limits"] = self.data.manifest["limits"]
-        averages = {name: average.model for name, average in self.averages.items()}
-        return self.run.finish(averages, record)
-
-    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
-        """Endless batches from where the run is; batch k is a function of (seed, k)."""
-        c, about = self.config, (self.law, self.config.mask_seed, self.device)
-        kind = DATA_SETS[self.method.learns_from]
-        resident = self.computation.keeps_resident(c, kind(self.data, "training", *about).nbytes)
-        seen = kind(self.data, "training", *about, resident=resident)
-        start = self.step * self.method.batches_per_step
-        return seen.batches(c.batch_size, c.seed, start, processes.own_rows(c.batch_size))
+    def _save_checkpoint(self) -> None:
+        state = {name: part.state_dict() for name, part in self.stateful.items()}
+        self.run.save_checkpoint(self.step, {"seconds": self.seconds} | self.begun_with | state)
 
     def _checked(self, scalars: dict[str, Tensor]) -> dict[str, Any]:
-        """A line of the log: the step's scalars, and the norms of each network's gradients.
+        """A line of the log: the step's scalars, and the norms of each network's last gradients.
 
         Raises:
             Diverged: one of them is not finite, in any process.
         """
-        values = {name: value.item() for name, value in (scalars | self._gradient_norms()).items()}
+        values = {name: value.item() for name, value in scalars.items()}
+        for name, net in vars(self.method.nets).items():
+            if gradients := [p.grad for p in net.parameters() if p.grad is not None]:
+                values[f"gradient_{name}"] = nn.utils.get_total_norm(gradients).item()
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if any(processes.highest(len(wrong))):
             raise Diverged(
@@ -188,36 +195,21 @@ class Training:
         about = {"step": self.step, "seconds": round(self.seconds, 3)}
         return about | {"images_per_second": round(rate, 2)} | values
 
-    def _gradient_norms(self) -> dict[str, Tensor]:
-        """Of the last update, scalars on the device."""
-        norms = {}
-        for name, net in vars(self.method.nets).items():
-            gradients = [p.grad for p in net.parameters() if p.grad is not None]
-            if gradients:
-                norms[f"gradient_{name}"] = nn.utils.get_total_norm(gradients)
-        return norms
-
-    def _stateful(self) -> dict[str, Any]:
-        """Everything with a state; random numbers have none, they are functions of the step."""
-        averages = {f"average_{name}": average.model for name, average in self.averages.items()}
-        return {**vars(self.method.nets), **self.method.optimizers, **averages}
-
-    def _state(self) -> dict[str, Any]:
-        state = {name: part.state_dict() for name, part in self._stateful().items()}
-        about = {"seconds": self.seconds, "data_checksum": self.data.checksum}
-        return about | {"precision": self.computation.precision} | state
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint; RunError where it is of other data or another precision."""
-        if state["data_checksum"] != self.data.checksum:
-            raise RunError(
-                f"{self.run.folder} was begun on other data: delete it, or prepare those again"
-            )
-        before, now = state["precision"], self.computation.precision
-        if before != now:
-            raise RunError(
-                f"{self.run.folder} was begun in {before} and would go on in {now}: go on where it "
-                "was begun, or delete it"
-            )
-        for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
+    def finish(self) -> dict[str, Any]:
+        """Write the averaged generators and the record; return the record."""
+        c, seconds = self.config, self.seconds
+        record = provenance(c, self.data.checksum) | {
+            "steps": c.steps,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(c.steps * self.images_per_step / seconds, 2),
+            "computed": str(self.computation),
+            "parameters": {
+                name: sum(p.numel() for p in net.parameters())
+                for name, net in vars(self.method.nets).items()
+            },
+            "processes": processes.count(),
+        }
+        if "limits" in self.data.manifest:  # the values that stand for -1 and 1, band by band
+            record["limits"] = self.data.manifest["limits"]
+        averages = {name: average.model for name, average in self.averages.items()}
+        return self.run.finish(averages, record)

@@ -28,7 +28,7 @@ T = TypeVar("T")
 @contextmanager
 def processes() -> Iterator[None]:
     """Within, this process is one of those that torchrun started, if it did."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
     if torch.cuda.is_available():
@@ -61,17 +61,16 @@ def first(make: Callable[[], T]) -> T:
     """``make()`` by the first process alone; its value, or what it raised, in all."""
     if count() == 1:
         return make()
-    box: list[Any] = [None]
+    box: list[Any] = [None, None]  # the value, or what was raised
     if rank() == 0:
         try:
-            box = [(make(), None)]
-        except Exception as fault:
-            box = [(None, fault)]
+            box[0] = make()
+        except Exception as error:
+            box[1] = error
     dist.broadcast_object_list(box)
-    value, error = box[0]
-    if error is not None:
-        raise error
-    return value
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
 
 
 def highest(*numbers: int) -> tuple[int, ...]:
@@ -86,10 +85,8 @@ def highest(*numbers: int) -> tuple[int, ...]:
 def own_rows(batch_size: int) -> slice:
     """The own rows of a joint batch; ConfigurationError if it cannot be shared equally."""
     if batch_size % count():
-        raise ConfigurationError(
-            f"batch_size {batch_size} is the joint batch of all processes: {count()} cannot share "
-            f"it equally, choose a multiple of {count()}"
-        )
+        what = f"batch_size {batch_size} is the joint batch of {count()} processes"
+        raise ConfigurationError(f"{what}: choose a multiple of {count()}")
     share = batch_size // count()
     return slice(rank() * share, (rank() + 1) * share)
 
