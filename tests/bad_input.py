@@ -115,6 +115,7 @@ KEYS = {
     "key 'discriminator_sees': removed in": {"discriminator_sees": "own_mask"},
     "mine.yaml: key 'steps'": {"steps": "many"},
     "got 1.5": {"steps": 1.5},
+    "g_channels must list": {"g_channels": []},
     "greater than or equal to 1": {"steps": 0},
     "finite": {"lambda_y": float("inf")},
     "mask_aware": {"method": "gan"},
@@ -135,7 +136,7 @@ KEYS_OF_SCENES = {
     "observed": {"corruption": "one_patch"},
     "missing_value": {"missing": "mask", "missing_value": 0},
     "give 0.mask.png": {"missing": "mask"},
-    "no pixel is missing": {"make": lambda i: photo(i).convert("RGBA")},
+    "at least two must differ": {"make": lambda i: photo(i).convert("RGBA")},
     "all masks are equal": {"make": lambda i: holed(), "fit": "resize"},
 }
 PROFILES = {
@@ -144,8 +145,11 @@ PROFILES = {
     "source: /home/andr\xe9": "UTF-8",
     "steps: 1\nsteps: 2": "the key 'steps' is there twice",
     "matrix: {method: both}": "'matrix' must map",
+    "matrix: {seed: []}": "'matrix' must map",
+    "matrix: {method: [both, nope]}": "unknown method",
     "matrix: {steps: [1, 2]}": "two runs",
     "overrides: [both]": "'overrides' must map",
+    "{overrides: {both: {nokey: 1}}, matrix: {method: [both]}}": "unknown key 'nokey'",
     "overrides: {one_patch: {nz: 1}}": "one_patch, which is not in the matrix",
 }
 
@@ -186,15 +190,15 @@ ON_DISK = {
     "config of another run": ("run/config.json", edited(nz=3), FILL, "nz: 8, now 3"),
     "record cut": ("run/record.json", cut, FILL, "record.json is damaged"),
     "record edited": ("run/record.json", edited(seconds=1), FILL, "record.json was altered"),
-    "weights gone": ("run/generator.safetensors", Path.unlink, FILL, "is missing"),
-    "a bit of the weights": ("run/generator.safetensors", flipped, FILL, "is altered"),
+    "weights gone": ("run/generator.safetensors", Path.unlink, FILL, "missing: run/generator"),
+    "a bit of the weights": ("run/generator.safetensors", flipped, FILL, "altered: run/generator"),
     "evaluation edited": (f"{RUN}/evaluation.json", edited(seed=1), "tables tiny.yaml", "altered"),
     "another configuration": (f"{RUN}/config.json", edited(nz=3), "train tiny.yaml", "nz: 3"),
     "splits cut": ("data/folder-*/splits.npz", cut, AGAIN, "splits.npz is damaged"),
     "images gone": ("data/folder-*/images.npy", Path.unlink, AGAIN, "images.npy"),
     "images cut": ("data/folder-*/images.npy", cut, AGAIN, "images.npy"),
-    "data is a file": ("data", a_file, AGAIN, "choose another place"),
-    "results is a file": ("results", a_file, AGAIN, "choose another place"),
+    "data is a file": ("data", a_file, AGAIN, "data'"),
+    "results is a file": ("results", a_file, AGAIN, "Not a directory: "),
 }
 
 

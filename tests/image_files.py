@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import pytest
 import tifffile
 from conftest import smooth_image
 from PIL import Image
@@ -67,15 +66,3 @@ def shrunk_square(content: bytes, size: int) -> np.ndarray:
     square = pixels[top : top + side, left : left + side]
     factor = side // size
     return square.reshape(size, factor, size, factor, 3).mean(axis=(1, 3))
-
-
-FAULTS = pytest.mark.parametrize(
-    "fault, reason",
-    [
-        (lambda content: content[:-200], "truncated"),
-        (lambda content: b"no image", "not an image"),
-        (lambda content: claiming(content, 30_000, 30_000), "max_pixels"),
-    ],
-    ids=["truncated", "text", "huge"],
-)
-"""A ``fault`` makes a JPEG that cannot be used of one that can, for the ``reason`` given."""

@@ -11,8 +11,13 @@ from test_prepare import noise  # noqa: F401
 from paperlib import seeds
 from paperlib.config import EvaluationConfig
 from paperlib.core.corruption import CORRUPTIONS, corrupt, mask_law
-from paperlib.data.datasets import DATA_SETS, CompleteImages, Observations, law_of
-from paperlib.data.observed_masks import ObservedMasks
+from paperlib.data.datasets import (
+    DATA_SETS,
+    CompleteImages,
+    Observations,
+    ObservedMasks,
+    law_of,
+)
 from paperlib.data.prepare import Prepared, load_prepared, prepare
 from paperlib.errors import DataError
 
@@ -24,8 +29,8 @@ def prepared(workspace, tiny_config) -> Prepared:
     return load_prepared(tiny_config.data)  # 60 images, 45 of them for training
 
 
-def observations(prepared: Prepared, law="small_patch", seed=0, split="training") -> Observations:
-    return Observations(prepared, split, mask_law(law), seed, "cpu")
+def observations(prepared: Prepared, law="small_patch") -> Observations:
+    return Observations(prepared, "training", mask_law(law), 0, "cpu")
 
 
 # One batch
@@ -57,21 +62,17 @@ def test_each_kind_shows_what_its_name_says(prepared):
     assert all(map(torch.equal, unpaired.batch(rows[:10]), (y[0::2], m[0::2], x[1::2])))
 
 
-def test_resident_images_are_those_that_are_read(prepared):
-    for kind in KINDS:
-        law = mask_law("one_patch")
-        read, kept = (
-            kind(prepared, "training", law, 0, "cpu", resident=resident).batches(4, seed=1)
-            for resident in (False, True)
-        )
-        for _ in range(15):  # more than an epoch
-            for a, b in zip(next(read), next(kept), strict=True):
-                assert torch.equal(a, b) and a.stride() == b.stride()
-    seen = Observations(prepared, "training", law, 0, "cpu", resident=True)
-    assert seen.nbytes == 45 * (32 * 32 * 3 + 8)
-    before = seen.batch(np.arange(4))
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_kept_on_the_device_are_those_that_are_read(prepared, kind):
+    read, kept = (kind(prepared, "training", mask_law("one_patch"), 0, "cpu") for _ in "ab")
+    kept.keep_on_device()
+    for _, *pair in zip(range(15), read.batches(4, 1), kept.batches(4, 1), strict=False):
+        for a, b in zip(*pair, strict=True):  # of more than an epoch
+            assert torch.equal(a, b) and a.stride() == b.stride()
+    assert kept.nbytes == 45 * (32 * 32 * 3 + 8)
+    before = kept.batch(np.arange(4))
     np.load(prepared.folder / "images.npy", mmap_mode="r+")[:] = 0  # they lie elsewhere now
-    assert all(map(torch.equal, before, seen.batch(np.arange(4))))
+    assert all(map(torch.equal, before, kept.batch(np.arange(4))))
 
 
 # The order of batches
@@ -93,9 +94,8 @@ def test_order_is_that_of_a_permutation_for_each_epoch(prepared):
     for batch_size, number in ((5, 27), (7, 25), (100, 1)):  # a batch may span epochs
         rows = which_images(observed, observed.batches(batch_size, seed=3), number)
         assert rows == sum(expected, [])[: batch_size * number]
-    assert expected[0] != expected[1]
     other = which_images(observed, observed.batches(5, seed=4), 9)
-    assert sorted(other) == sorted(expected[0]) and other != expected[0]
+    assert sorted(other) == sorted(expected[0]) and other != expected[0] != expected[1]
     assert torch.equal(torch.get_rng_state(), before)  # the global generator is left alone
 
 
@@ -112,13 +112,10 @@ def test_batches_from_k_on_are_those_of_the_whole_sequence(prepared, start):
         assert torch.equal(y_own, y[1::2]) and torch.equal(m_own, m[1::2])
 
 
-# No leak
-
-
 def test_observations_offer_no_complete_image(prepared):
     # Whoever trains unsupervised is handed this class: its public face must not give x away
     public = {name for name in dir(observations(prepared)) if not name.startswith("_")}
-    assert public == {"batch", "batches", "nbytes"}
+    assert public == {"batch", "batches", "nbytes", "keep_on_device"}
 
 
 # Incomplete images
@@ -143,7 +140,7 @@ def test_observations_of_incomplete_images_have_the_masks_that_they_came_with(in
 
 
 def test_images_and_corruption_and_method_must_go_together(incomplete, tiny_config):
-    complete = prepare(tiny_config.data)
+    prepare(tiny_config.data)
     data, law = load_prepared(incomplete.data), law_of(incomplete)
     with pytest.raises(DataError, match="corruption observed and dataset incomplete go together"):
         observations(data)
@@ -152,5 +149,50 @@ def test_images_and_corruption_and_method_must_go_together(incomplete, tiny_conf
             kind(data, "training", law, 0, "cpu")
     with pytest.raises(DataError, match="holds complete images: corruption observed and"):
         law_of(changed(tiny_config, corruption="observed"))
-    with pytest.raises(DataError, match="go together"):
-        Observations(complete, "training", law, 0, "cpu")
+
+
+# The law of masks that were really observed
+
+
+def distinct_masks(n: int = 6) -> torch.Tensor:
+    """(n, 1, 8, 8) bool; mask i shows its first i + 1 rows."""
+    return torch.stack([(torch.arange(8) <= i)[:, None].expand(8, 8) for i in range(n)])[:, None]
+
+
+def test_a_fresh_mask_is_an_observed_one_and_never_the_images_own():
+    masks = distinct_masks()
+    law, generator = ObservedMasks(torch.cat([masks, masks[:1]])), seeds.generator("masks")
+    assert law.interior_border(8) == 0
+    for own in masks.float():
+        fresh = law.sample(200, 8, generator, own.expand(200, 1, 8, 8))
+        known = (fresh[:, None] == masks[None].float()).flatten(2).all(2)  # (200, n)
+        assert fresh.dtype == torch.float32 and known.any(1).all()
+        assert not (fresh == own).flatten(1).all(1).any()
+        assert (known.sum(0) > 0).sum() == len(masks) - 1  # each of the others is drawn,
+    assert known[:, 0].float().mean() == pytest.approx(2 / 6, abs=0.08)  # as often as observed
+    with pytest.raises(DataError, match="equal"):
+        ObservedMasks(torch.ones(3, 1, 8, 8, dtype=torch.bool))
+
+
+def test_flips_and_shifts_move_masks_around_the_edges_and_keep_their_share():
+    masks = distinct_masks(2)
+    masks[:, :, :, 4:] = False  # the left half of the first row, or of the first two
+    flipped = ObservedMasks(masks, flips=True).sample(100, 8, seeds.generator("f"))
+    moved = ObservedMasks(masks, shift=2).sample(300, 8, seeds.generator("s"))
+    for fresh in (flipped, moved):
+        assert set(fresh.sum((1, 2, 3)).tolist()) == {4.0, 8.0}
+    places = {
+        (int(rows.float().argmax()), int(columns.float().argmax()))
+        for rows, columns in ((m[0].any(1), m[0].any(0)) for m in flipped if m.sum() == 4)
+    }
+    assert places == {(0, 0), (0, 4), (7, 0), (7, 4)}
+    steps = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
+    expected = torch.stack([masks[0, 0].float().roll(step, (0, 1)) for step in steps])
+    found = moved[moved.sum((1, 2, 3)) == 4].flatten(1).unique(dim=0)
+    assert torch.equal(found, expected.flatten(1).unique(dim=0))
+
+
+def test_masks_are_a_function_of_the_generator():
+    law = ObservedMasks(distinct_masks(), flips=True, shift=3)
+    a, b, other = (law.sample(20, 8, seeds.generator(seed)) for seed in "xxy")
+    assert torch.equal(a, b) and not torch.equal(a, other)

@@ -23,7 +23,7 @@ from paperlib.beyond.selection import (
     search,
 )
 from paperlib.core.corruption import CORRUPTIONS, DropPixel, MaskLaw, corrupt
-from paperlib.data.observed_masks import ObservedMasks
+from paperlib.data.datasets import ObservedMasks
 from paperlib.data.prepare import load_prepared, prepare
 from paperlib.errors import DataError, Diverged
 from paperlib.records import read_json

@@ -1,4 +1,4 @@
-"""Where images come from: folders, Blue Marble, and the paper's data sets as they are distributed."""
+"""Where images come from: digits, Blue Marble, folders, and the paper's data sets as distributed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import os
-import shutil
+import zipfile
 from contextlib import closing
 from pathlib import Path
 from unittest.mock import Mock
@@ -15,12 +15,12 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from conftest import smooth_image
-from image_files import FAULTS, claiming, decoded, encoded, jpegs, shrunk_square
+from image_files import claiming, decoded, encoded, jpegs, shrunk_square
 from PIL import Image
 
 from paperlib.config import DataConfig
 from paperlib.data.prepare import Prepared, prepare
-from paperlib.data.sources import SOURCES, BlueMarble, Source, decode, open_image, open_source
+from paperlib.data.sources import BlueMarble, decode, open_image, open_source
 from paperlib.errors import DataError
 
 
@@ -40,35 +40,35 @@ def ids_of(data: Prepared) -> dict[str, list[str]]:
     return {name: sorted(ids[row] for row in rows) for name, rows in splits.items()}
 
 
-# Any source
+# What comes with a package
 
 
-def test_a_source_of_ones_own_is_a_data_set(empty_workspace, monkeypatch):
-    class Grey(Source):
-        crop, bands, ids = "none", 1, [f"{level}" for level in range(0, 200, 10)]
+def test_digits_are_500_of_each_in_a_black_frame():
+    source = open_source(DataConfig(dataset="digits", size=33))
+    assert [name[0] for name in source.ids] == sorted("0123456789" * 500)
+    image = source.read("7-03512")
+    assert image.shape == (33, 33, 1) and image.dtype == np.uint8 and image.max() == 255
+    assert not image[:2].any() and not image[:, -3:].any() and image[4:-4, 4:-4].mean() > 20
+    with pytest.raises(DataError, match="digits: size 16 is below 28 px: raise size"):
+        open_source(DataConfig(dataset="digits", size=16))
 
-        def read(self, image_id):
-            return np.full((self.size, self.size, 1), int(image_id), np.uint8)
 
-        def fingerprint(self):
-            return "always the same"
-
-    known = "bluemarble, folder, celeba, lsun, recipe1m.*'import paperlib.beyond' adds incomplete"
-    with pytest.raises(DataError, match=f"'grey'.*{known}"):
-        open_source(DataConfig(dataset="grey"))
-    monkeypatch.setitem(SOURCES, "grey", Grey)
-    images = prepare(DataConfig(dataset="grey", size=4, bands=1)).images()
-    assert images.shape == (20, 4, 4, 1) and images[3].max() == images[3].min() == 30
-    with pytest.raises(DataError, match="grey has 1 bands, not 3"):
-        open_source(DataConfig(dataset="grey"))
-    with pytest.raises(DataError, match="grey: split .*'region' bluemarble; use random"):
-        prepare(DataConfig(dataset="grey", bands=1, split="region"))
+def test_the_map_comes_with_a_package_and_is_cut_into_tiles_without_overlap():
+    source = open_source(DataConfig(dataset="bluemarble", size=256))
+    whole = np.asarray(Image.open(BlueMarble.path))
+    assert whole.shape == (2700, 5400, 3) and len(set(source.ids)) == len(source.ids)
+    for row, column in itertools.product(range(10), range(21)):
+        tile = whole[256 * row : 256 * row + 256, 256 * column : 256 * column + 256]
+        name = f"r{row:03d}c{column:03d}"
+        varied = tile.std(axis=(0, 1)).mean() >= 8  # sea and ice are left out, and no others
+        assert varied == (name in source.ids) and source.place(name) == (row, column)
+        assert not varied or np.array_equal(source.read(name), tile)
 
 
 # A folder of images
 
 
-@pytest.mark.parametrize("mode, suffix", [("RGB", "png"), ("L", "PNG"), ("P", "png"), ("RGBA", "png"), ("LA", "png"), ("1", "png"), ("CMYK", "tif"), ("RGB", "tiff"), ("RGB", "jpg"), ("L", "jpeg"), ("RGB", "webp")])  # fmt: skip
+@pytest.mark.parametrize("mode, suffix", [("RGB", "png"), ("L", "PNG"), ("P", "png"), ("RGBA", "png"), ("1", "png"), ("CMYK", "tif"), ("L", "jpeg"), ("RGB", "webp")])  # fmt: skip
 def test_formats_and_colour_modes_become_rgb_as_pillow_reads_them(tmp_path, mode, suffix):
     path = tmp_path / f"x.{suffix}"
     smooth_image(np.random.default_rng(1), 8, 8).convert(mode).save(path)
@@ -76,7 +76,7 @@ def test_formats_and_colour_modes_become_rgb_as_pillow_reads_them(tmp_path, mode
     assert np.array_equal(image, np.asarray(Image.open(path).convert("RGB")))
 
 
-@pytest.mark.parametrize("width, height", [(48, 40), (24, 64), (16, 16), (31, 17), (30, 17)])
+@pytest.mark.parametrize("width, height", [(48, 40), (24, 64), (16, 16), (31, 17)])
 def test_images_are_turned_upright_resized_and_their_centre_cropped(tmp_path, width, height):
     size, side = 16, min(width, height)
     image, exif = smooth_image(np.random.default_rng(1), width, height), Image.Exif()
@@ -113,21 +113,6 @@ def test_images_of_more_than_max_pixels_are_refused_undecoded(tmp_path, monkeypa
         decode(io.BytesIO(claiming(huge, 10_001, 10_000)))  # just above the default
 
 
-# Blue Marble
-
-
-def test_the_map_comes_with_a_package_and_is_cut_into_tiles_without_overlap():
-    source = open_source(DataConfig(dataset="bluemarble", size=256))
-    whole = np.asarray(Image.open(BlueMarble.path))
-    assert whole.shape == (2700, 5400, 3) and len(set(source.ids)) == len(source.ids)
-    for row, column in itertools.product(range(10), range(21)):
-        tile = whole[256 * row : 256 * row + 256, 256 * column : 256 * column + 256]
-        name = f"r{row:03d}c{column:03d}"
-        varied = tile.std(axis=(0, 1)).mean() >= 8  # sea and ice are left out, and no others
-        assert varied == (name in source.ids) and source.place(name) == (row, column)
-        assert not varied or np.array_equal(source.read(name), tile)
-
-
 # CelebA
 
 
@@ -136,26 +121,18 @@ def faces(width: int = 89, height: int = 109, n: int = 12) -> dict[str, bytes]:
     return {f"{i + 1:06d}.jpg": content for i, content in enumerate(images)}
 
 
-@pytest.fixture(params=["zip", "folder"])
-def store(request, empty_workspace):
-    """A function that stores images as CelebA comes: in a zip, or unpacked."""
-
-    def store(images: dict[str, bytes]) -> Path:
-        folder = empty_workspace / "celeba"
-        (folder / "img_align_celeba").mkdir(parents=True)
+def celeba(folder: Path, images: dict[str, bytes]) -> Path:
+    """img_align_celeba.zip in ``folder``."""
+    with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as archive:
         for name, content in images.items():
-            (folder / "img_align_celeba" / name).write_bytes(content)
-        if request.param == "folder":
-            return folder
-        return Path(shutil.make_archive(folder, "zip", folder))
-
-    return store
+            archive.writestr(f"img_align_celeba/{name}", content)
+    return folder / "img_align_celeba.zip"
 
 
 @pytest.mark.parametrize("width, height, side, left, top", [(178, 218, 128, 25, 45), (89, 109, 64, 12, 22)])  # fmt: skip
-def test_celeba_is_cropped_to_its_centre(store, width, height, side, left, top):
+def test_celeba_is_cropped_to_its_centre(tmp_path, width, height, side, left, top):
     images = faces(width, height, 3) | {"été 顔.jpg": jpegs(1, width, height)[0]}
-    path = store(images)
+    path = celeba(tmp_path, images)
     found, halved = (read(config_of("celeba", path, size=size)) for size in (side, side // 2))
     assert list(found) == sorted(images)
     for name, image in found.items():
@@ -165,27 +142,28 @@ def test_celeba_is_cropped_to_its_centre(store, width, height, side, left, top):
         assert np.abs(halved[name] - means).max() <= 1  # Pillow rounds twice
 
 
-def test_celeba_of_another_shape_is_refused_and_half_size_is_not_enlarged(store):
-    path = store({"1.jpg": encoded(Image.new("RGB", (100, 100))), "2.jpg": jpegs(1, 89, 109)[0]})
-    source = open_source(config_of("celeba", path, size=128))
+def test_celeba_of_another_shape_is_refused_and_half_size_is_not_enlarged(tmp_path):
+    images = {"1.jpg": jpegs(1, 100, 100)[0], "2.jpg": jpegs(1, 89, 109)[0]}
+    source = open_source(config_of("celeba", celeba(tmp_path, images), size=128))
     with pytest.raises(ValueError, match="100 x 100 px, expected 178 x 218 or 89 x 109"):
         source.read("1.jpg")
     with pytest.raises(ValueError, match="64 px of it, smaller than the 128 px"):
         source.read("2.jpg")
-    source.close()
 
 
 PARTITION = [f"{i + 1:06d}.jpg {'0012'[i % 4]}" for i in range(12)]
 
 
 def with_partition(path: Path, lines: list[str]) -> Path:
-    (path.parent / "list_eval_partition.txt").write_text("".join(f"{line}\n" for line in lines))
-    return path
+    """The list beside the archive."""
+    beside = path.parent / "list_eval_partition.txt"
+    beside.write_text("".join(f"{line}\n" for line in lines))
+    return beside
 
 
-def test_official_split_of_celeba_is_that_of_the_list(store):
-    names = [f"{i:06d}.jpg" for i in range(1, 13)]
-    path = with_partition(store(faces()), [*PARTITION, "not there.jpg  2"])
+def test_official_split_of_celeba_is_that_of_the_list(empty_workspace):
+    names, path = [f"{i:06d}.jpg" for i in range(1, 13)], celeba(empty_workspace, faces())
+    with_partition(path, [*PARTITION, "not there.jpg  2"])
     official = config_of("celeba", path, split="official")
     first = prepare(official)
     three = {"training": names[0::4] + names[1::4], "validation": names[2::4], "test": names[3::4]}
@@ -195,59 +173,59 @@ def test_official_split_of_celeba_is_that_of_the_list(store):
     assert second.checksum != first.checksum and len(second.indices("validation")) == 6
 
 
-@pytest.mark.parametrize("lines", [None, PARTITION[:-1], [*PARTITION[:-1], "000012.jpg 3"]])  # fmt: skip
-def test_faulty_list_is_named_with_where_to_get_it_before_any_image_is_decoded(store, lines):
-    path = store(faces() | {"000011.jpg": b"broken"})
-    if lines is not None:
-        with_partition(path, lines)
-    beside = path.parent / "list_eval_partition.txt"
-    with pytest.raises(DataError, match=rf"^[^\n]*{beside} .*mmlab.*Eval$"):
+@pytest.mark.parametrize("lines", [[], PARTITION[:-1], [*PARTITION[:-1], "000012.jpg 3"]])
+def test_faulty_list_is_named_with_where_to_get_it_before_any_image_is_decoded(
+    empty_workspace, lines
+):
+    path = celeba(empty_workspace, faces() | {"000011.jpg": b"broken"})
+    beside = with_partition(path, lines)
+    with pytest.raises(DataError, match=rf"^[^\n]*{beside}, .*mmlab.*Eval$"):
         prepare(config_of("celeba", path, split="official"))
 
 
 # LSUN
 
 
-def bedrooms(folder: Path, values: dict[str, bytes]) -> Path:
+def bedrooms(folder: Path, images: dict[str, bytes]) -> Path:
     """The LMDB bedroom_train_lmdb in ``folder``."""
     lmdb, path = pytest.importorskip("lmdb"), folder / "bedroom_train_lmdb"
     with lmdb.open(str(path), map_size=1 << 26) as environment, environment.begin(write=True) as t:
-        for key, value in values.items():
+        for key, value in images.items():
             t.put(os.fsencode(key), value)
     return path
 
 
-def test_bedrooms_are_resized_by_area_and_their_centre_is_cropped(empty_workspace):
+def test_bedrooms_are_resized_by_area_and_their_centre_is_cropped(tmp_path):
     webp = encoded(smooth_image(np.random.default_rng(0), 32, 64), "WEBP", lossless=True)
     images = faces(48, 32) | {"chambre à coucher 寝室": webp}
-    found = read(config_of("lsun", bedrooms(empty_workspace, images), size=16))
+    found = read(config_of("lsun", bedrooms(tmp_path, images), size=16))
     assert list(found) == sorted(images)
     for key, image in found.items():
         assert np.abs(image - shrunk_square(images[key], 16)).max() <= 1  # Pillow rounds twice
 
 
-@FAULTS
-@pytest.mark.parametrize("dataset", ["celeba", "lsun"])
-def test_bad_image_is_left_out_and_named(store, dataset, fault, reason):
+@pytest.mark.parametrize("dataset, store", [("celeba", celeba), ("lsun", bedrooms)])
+@pytest.mark.parametrize(
+    "fault, reason",
+    [
+        (lambda content: content[:-200], "truncated"),
+        (lambda content: b"no image", "not an image"),
+        (lambda content: claiming(content, 30_000, 30_000), "max_pixels"),
+    ],
+    ids=["truncated", "text", "huge"],
+)
+def test_bad_image_is_left_out_and_named(empty_workspace, dataset, store, fault, reason):
     images = faces(n=101)
     images["000007.jpg"] = fault(images["000007.jpg"])
-    path = store(images) if dataset == "celeba" else bedrooms(store({}).parent, images)
-    failed = prepare(config_of(dataset, path)).manifest["failed"]
+    failed = prepare(config_of(dataset, store(empty_workspace, images))).manifest["failed"]
     assert list(failed) == ["000007.jpg"] and reason in failed["000007.jpg"]
     assert "0x" not in failed["000007.jpg"]
 
 
-def test_the_database_is_let_go_of_after_a_failure_too(empty_workspace):
+def test_faulty_database_is_named_and_let_go_of(empty_workspace):
     # A process may have an LMDB open once; a notebook keeps the traceback, and so all its objects
-    path = bedrooms(empty_workspace, faces())
-    with pytest.raises(DataError, match="smaller than the 128 px"):
-        prepare(config_of("lsun", path, size=128))
-    assert prepare(config_of("lsun", path)).manifest["count"] == 12
-
-
-def test_faulty_database_is_named(empty_workspace):
     config = config_of("lsun", bedrooms(empty_workspace, {}))
-    with pytest.raises(DataError, match="no images in .*; download .*bedroom_train_lmdb"):
+    with pytest.raises(DataError, match=f"lsun: no images in {config.source}"):
         prepare(config)
     bedrooms(empty_workspace, faces(n=40) | {"\udcff": b"x"})
     with pytest.raises(DataError, match=r"not UTF-8: '\\udcff"):
@@ -262,13 +240,13 @@ def test_faulty_database_is_named(empty_workspace):
 PARTITIONS = ("train", "val", "test")
 
 
-def dishes(folder: Path, n: int = 36, flat: bool = False) -> dict[str, str]:
+def dishes(folder: Path, n: int = 36) -> dict[str, str]:
     """A small Recipe1M of ``n`` recipes with an image each; the partitions of the images."""
     layer1, layer2, partition_of = [], [], {}
     for k, content in enumerate(jpegs(n, 48, 32)):
         name = f"{hashlib.md5(str(k).encode()).hexdigest()[:10]} é.jpg"
         partition_of[name] = partition = PARTITIONS[k % 3]
-        path = folder.joinpath("images", "" if flat else partition, *name[:4], name)
+        path = folder.joinpath("images", partition, *name[:4], name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         layer1.append({"id": f"{k}", "partition": partition, "title": "Soup “à la crème”"})
@@ -279,11 +257,10 @@ def dishes(folder: Path, n: int = 36, flat: bool = False) -> dict[str, str]:
     return partition_of
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_dishes_are_resized_by_area_and_their_centre_is_cropped(empty_workspace, flat):
-    partition_of = dishes(empty_workspace / "dishes", flat=flat)
-    found = read(config_of("recipe1m", empty_workspace / "dishes", size=16))
-    files = {p.name: p.read_bytes() for p in empty_workspace.rglob("*.jpg")}
+def test_dishes_are_resized_by_area_and_their_centre_is_cropped(tmp_path):
+    partition_of = dishes(tmp_path)
+    found = read(config_of("recipe1m", tmp_path, size=16))
+    files = {p.name: p.read_bytes() for p in tmp_path.rglob("*.jpg")}
     assert list(found) == sorted(partition_of) == sorted(files)
     for name, image in found.items():
         assert np.abs(image - shrunk_square(files[name], 16)).max() <= 1
@@ -303,5 +280,5 @@ def test_partition_that_was_not_unpacked_is_not_listed(empty_workspace):
 def test_malformed_layer_is_named(empty_workspace, layer, content):
     dishes(empty_workspace, 3)
     (empty_workspace / f"{layer}.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(DataError, match=r"layer1\.json or layer2\.json is damaged.*download"):
+    with pytest.raises(DataError, match=r"layer1\.json or layer2\.json is damaged.*unpack"):
         prepare(config_of("recipe1m", empty_workspace))

@@ -18,9 +18,8 @@ from paperlib.errors import DataError
 class CelebA(Files):
     """Aligned CelebA as distributed, img_align_celeba.zip, or the same at half resolution.
 
-    178 x 218 images are cropped to their centre 128 x 128 (paper, section 3.1), half-size ones
-    (89 x 109) to their centre 64 x 64, then resized to the size asked for. An id is the file's
-    name, e.g. 000001.jpg.
+    The centre 128 x 128 (paper, section 3.1), or 64 x 64 of half-size images, is resized. An id is
+    the file's name, e.g. 000001.jpg.
     """
 
     crop = "centre 128 x 128 of 178 x 218 (64 of 89 x 109), resized to {size} x {size}"
@@ -51,10 +50,10 @@ class CelebA(Files):
         return image.crop((left, top, left + side, top + side))
 
     def fingerprint(self) -> str:
-        archive = f"{self.path.name} {stamp(self.path)}"
+        files = f"{self.path.name} {stamp(self.path)}"
         if self.config.split == "official" and self._list.is_file():
-            return f"{archive} {fingerprint_of_files(self._list.parent, [self._list.name])}"
-        return archive
+            files += f" {fingerprint_of_files(self._list.parent, [self._list.name])}"
+        return files
 
     def where(self) -> np.ndarray | None:
         if self.config.split != "official":
@@ -64,32 +63,26 @@ class CelebA(Files):
             part_of = dict(line.rsplit(maxsplit=1) for line in lines)  # "000001.jpg 0"
             return np.array([("0", "1", "2").index(part_of[image_id]) for image_id in self.ids])
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"celeba: split 'official' needs the list {self._list} of all images, each with 0, "
-                f"1 or 2 ({error!r}): download it from {self.WEBSITE}, folder Eval"
-            ) from None
+            what = f"split 'official' needs {self._list}, all images, each with 0, 1 or 2"
+            where = f"download it from {self.WEBSITE}, folder Eval"
+            raise DataError(f"celeba: {what} ({error!r}): {where}") from None
 
 
 class LSUN(Files):
-    """The LMDB bedroom_train_lmdb: 3,033,042 JPEG or WebP files; an id is an image's key.
-
-    It is read by lmdb itself: torchvision's class leaves a cache in the current folder.
-    """
+    """The LMDB bedroom_train_lmdb: 3,033,042 JPEG or WebP files; an id is an image's key."""
 
     PARTS = ("data.mdb",)
     HOW_TO_GET_IT = (
         "download http://dl.yf.io/lsun/scenes/bedroom_train_lmdb.zip (43 GB), unpack it, and set "
-        "source: to the folder bedroom_train_lmdb with data.mdb in it"
+        "source: to the folder with data.mdb in it"
     )
 
     def __init__(self, config: DataConfig) -> None:
+        import lmdb  # here: only 'pip install .[lsun]' brings it along
+
         super().__init__(config)
         try:  # no lock file: the disk may be read-only; no read-ahead: the values lie scattered
-            import lmdb
-
             self._lmdb = lmdb.open(str(self.path), readonly=True, lock=False, readahead=False)
-        except ImportError:
-            raise DataError("lsun: the package lmdb is missing; run 'pip install lmdb'") from None
         except lmdb.Error as error:
             raise self.unusable(f"{self.path} is not an LMDB, or damaged ({error})") from None
 
@@ -113,17 +106,16 @@ class LSUN(Files):
 class Recipe1M(Files):
     """Images of dishes: layer1.json (the recipes' partitions), layer2.json (their images), images/.
 
-    The image ``abcdef.jpg`` is ``images/train/a/b/c/d/abcdef.jpg``, as the tar files unpack. A
-    partition that was not unpacked is not listed: the paper's 619,424 images are about those of
-    train (619,508).
+    The image ``abcdef.jpg`` is ``images/train/a/b/c/d/abcdef.jpg``. A partition that was not
+    unpacked is not listed: the paper's 619,424 images are about those of train (619,508).
     """
 
     PARTS = ("layer1.json", "layer2.json", "images")
     PARTITIONS = ("train", "val", "test")
     HOW_TO_GET_IT = (
-        "download recipe1M_layers.tar.gz and recipe1M_images_{train,val,test}.tar (research use "
-        "only; access by the form that https://github.com/torralba-lab/im2recipe links to), unpack "
-        "the first into a folder and the others into images/ in it, and set source: to that folder"
+        "unpack recipe1M_layers.tar.gz into a folder, recipe1M_images_{train,val,test}.tar into "
+        "images/ in it (research use only; https://github.com/torralba-lab/im2recipe links to the "
+        "form for access), and set source: to the folder"
     )
 
     @cached_property
@@ -134,9 +126,8 @@ class Recipe1M(Files):
             part_of = {recipe["id"]: recipe["partition"] for recipe in layer1}
             found = [(i["id"], part_of[r["id"]]) for r in layer2 for i in r["images"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            what = f"layer1.json or layer2.json is damaged or not as expected ({error!r})"
-            raise self.unusable(what) from None
-        there = {name for name in self.PARTITIONS if (self.path / "images" / name).is_dir()}
+            raise self.unusable(f"layer1.json or layer2.json is damaged ({error!r})") from None
+        there = {folder.name for folder in (self.path / "images").iterdir()}
         found = sorted(dict(reversed(found)).items())  # a recipe may repeat another's image
         return {image_id: part for image_id, part in found if part in there}
 
@@ -150,10 +141,9 @@ class Recipe1M(Files):
 
     def fingerprint(self) -> str:
         """Of the lists and the hashed folders: tells what was added and removed, not rewritten."""
-        roots = [self.path / "images" / name for name in self.PARTITIONS]
-        folders = [folder for root in roots for folder in sorted(root.glob("?/?/?/?"))]
-        names = [folder.relative_to(self.path).as_posix() for folder in folders]
-        return fingerprint_of_files(self.path, ["layer1.json", "layer2.json", *names])
+        found = [sorted(self.path.glob(f"images/{name}/?/?/?/?")) for name in self.PARTITIONS]
+        names = [folder.relative_to(self.path).as_posix() for part in found for folder in part]
+        return fingerprint_of_files(self.path, [*self.PARTS[:2], *names])
 
     def where(self) -> np.ndarray | None:
         if self.config.split != "official":

@@ -29,15 +29,12 @@ TOGETHER = (
 class ObservedMasks(MaskLaw):
     """The empirical law of masks that were really observed, where p_M is not known.
 
-    A fresh mask is that of another image, never the image's own, then perhaps flipped and moved.
+    A fresh mask is that of another image, never the image's own.
 
     Args:
-        masks: (N, 1, H, W) bool, True = observed; at least two that differ.
+        masks: (N, 1, H, W) bool, True = observed; DataError where all are equal.
         flips: flip each mask left to right and top to bottom with probability 1/2.
         shift: move each mask by up to so many pixels, around the edges.
-
-    Raises:
-        DataError: all masks are equal: there is no other one to draw.
     """
 
     def __init__(self, masks: Tensor, flips: bool = False, shift: int = 0) -> None:
@@ -77,7 +74,7 @@ def law_of(config: EvaluationConfig) -> MaskLaw:
     """p_M: a named law, or for ``observed`` that of the training images' masks.
 
     Raises:
-        DataError: ``observed`` on a data set of complete images, or its masks are all equal.
+        DataError: ``observed`` on a data set of complete images, or all its masks are equal.
     """
     if config.corruption != "observed":
         return mask_law(config.corruption)
@@ -89,15 +86,10 @@ def law_of(config: EvaluationConfig) -> MaskLaw:
 
 
 class Batches:
-    """A split, whose ``batch(rows)`` gives its rows; a base class.
+    """A split ("training", "validation" or "test") in batches, which ``device`` makes; a base class.
 
-    Each image is corrupted once: its mask is a pure function of (mask_seed, image id), or is stored
-    with it where it is really incomplete.
-
-    Args:
-        data, split: the images; "training", "validation" or "test".
-        law, mask_seed: p_M and the seed by which masks are drawn.
-        device: where batches are made.
+    Each image is corrupted once: its mask, drawn by ``law``, is a pure function of (mask_seed, image
+    id), or is stored with it where it is really incomplete.
 
     Raises:
         DataError: of incomplete images, where complete ones are needed or masks are computed.
@@ -134,17 +126,13 @@ class Batches:
         Batch k is a pure function of (seed, k), so that training resumes where it stopped.
         """
         epoch, seen = divmod(start * batch_size, len(self))
-        order = self._order(seed, epoch)[seen:]
+        order = np.empty(0, np.int64)  # of the rows, from the current epoch on
         while True:
-            while len(order) < batch_size:  # a batch may span epochs
-                epoch += 1
-                order = np.concatenate([order, self._order(seed, epoch)])
-            yield self.batch(order[:batch_size][own])
-            order = order[batch_size:]
-
-    def _order(self, seed: int, epoch: int) -> np.ndarray:
-        """All rows, shuffled."""
-        return np.random.default_rng(seeds.fold(seed, "epoch", epoch)).permutation(len(self))
+            while len(order) < seen + batch_size:  # a batch may span epochs
+                rng = np.random.default_rng(seeds.fold(seed, "epoch", epoch))
+                order, epoch = np.append(order, rng.permutation(len(self))), epoch + 1
+            yield self.batch(order[seen : seen + batch_size][own])
+            order, seen = order[seen + batch_size :], 0
 
     def _complete(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) in [-1, 1], 0 where it is really missing, and m (B, 1, H, W)."""

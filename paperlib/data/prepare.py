@@ -100,10 +100,9 @@ def load_prepared(config: DataConfig) -> Prepared:
 
 
 def prepare(config: DataConfig, strict: bool = False) -> Prepared:
-    """Decode, crop, split and store a data set; do nothing if that has been done.
+    """Decode, crop, split and store a data set, or wait for who does; nothing if that was done.
 
-    Where another process is at it, it is waited for. Some images may fail to decode, unless
-    ``strict``: up to 1 %, which are left out.
+    Images that fail to decode are left out, up to 1 %, or if ``strict`` none.
 
     Raises:
         DataError: the source is missing or has no images, or too many of them fail; the message

