@@ -57,7 +57,6 @@ def main() -> None:
             "another corruption": choose(
                 explorer.corruption, list(explorer.corruption.options)[:3]
             ),
-            "another mask": choose(explorer.mask_seed, list(range(TIMES + 1))),
             "a stroke": stroke,
             "another run": choose(explorer.run[0], list(explorer.runs)[:2]),
             "new samples": lambda _: explorer.draw_samples(),

@@ -29,19 +29,15 @@ def holes(values: np.ndarray) -> np.ndarray:
 
 
 def write(
-    path: Path,
-    values: np.ndarray,
-    way: str = "alpha",
-    observed: np.ndarray | None = None,
-    **options,
+    path: Path, values: np.ndarray, way: str = "alpha", observed: np.ndarray | None = None
 ) -> Path:
     """Write an image that says by alpha, mask, nan or value (0) what is missing; its path."""
     observed = holes(values) if observed is None else observed
     if way == "alpha":
         alpha = np.where(observed, np.iinfo(values.dtype).max, 0).astype(values.dtype)
-        Image.fromarray(np.dstack([values, alpha])).save(path, lossless=True, **options)
+        Image.fromarray(np.dstack([values, alpha])).save(path, lossless=True)
     elif way == "mask":
-        Image.fromarray(observed).save(path.with_name(path.stem + ".mask.png"), **options)
+        Image.fromarray(observed).save(path.with_name(path.stem + ".mask.png"))
         jpeg = path.suffix == ".jpg"
         Image.fromarray(values).save(path) if jpeg else write_image(path, values)
     else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,7 @@ import tifffile
 from holed_images import holes, picture, write
 from PIL import Image, ImageOps
 
-from paperlib.beyond.incomplete_files import (
-    MAX_PIXELS,
-    incomplete_files,
-    read_file,
-    read_incomplete,
-    write_image,
-)
+from paperlib.beyond.incomplete_files import incomplete_files, read_incomplete, write_image
 from paperlib.errors import DataError
 
 H, W = 20, 24
@@ -49,36 +42,30 @@ def png_16(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-def complaint(path: Path, *options, **more) -> str:
-    """The one line, naming the file or its mask, with which ``path`` is refused."""
+def complaint(path: Path, **options) -> str:
+    """The one line, naming the file, with which ``path`` is refused."""
     with pytest.raises(DataError) as error:
-        read_incomplete(path, *options, **more)
+        read_incomplete(path, **options)
     text = str(error.value)
-    assert str(path.with_suffix("")) in text and len(text.splitlines()) == 1
+    assert str(path) in text and len(text.splitlines()) == 1
     return text
 
 
 # What is missing
 
-WAYS = {"alpha": (".png", ".tif"), "mask": (".png", ".tif", ".npy"), "nan": (".npy", ".tif")}
-WAYS["value"] = WAYS["mask"]
+WAYS = {"alpha": (".png", ".tif", ".webp"), "nan": (".npy", ".tif")}
+WAYS |= dict.fromkeys(("mask", "value"), (".png", ".tif", ".npy"))
 
 
 @pytest.mark.parametrize("bands", [1, 3])
 @pytest.mark.parametrize("way, suffix", [(way, s) for way, known in WAYS.items() for s in known])
 def test_every_way_to_say_what_is_missing_gives_the_same(tmp_path, way, suffix, bands):
-    values = picture(bands=bands)
+    values = picture(bands=3 if suffix == ".webp" else bands)
     path = write(tmp_path / f"a{suffix}", values, way)
-    value = 0 if way == "value" else None
     for asked in ("auto", way):
-        image = read_incomplete(path, asked, value)
-        assert image.rule == way and np.array_equal(image.observed, OBSERVED)
-        assert image.values.shape == values.shape
+        image = read_incomplete(path, asked, 0 if way == "value" else None)
+        assert np.array_equal(image.observed, OBSERVED) and image.values.shape == values.shape
         assert np.array_equal(image.values[OBSERVED], values[OBSERVED])
-
-
-def test_webp_with_alpha(tmp_path):
-    assert np.array_equal(read_incomplete(write(tmp_path / "a.webp", picture())).observed, OBSERVED)
 
 
 def test_what_counts_as_missing_in_a_pixel(tmp_path):
@@ -91,8 +78,8 @@ def test_what_counts_as_missing_in_a_pixel(tmp_path):
     expected = OBSERVED.copy()
     expected[0, 1] = False
     np.save(path := tmp_path / "a.npy", floats)
-    assert np.array_equal(read_incomplete(path).observed, expected)
-    assert read_incomplete(path, missing_value=np.nan).rule == "nan"
+    for value in (None, np.nan):
+        assert np.array_equal(read_incomplete(path, missing_value=value).observed, expected)
     np.save(path, np.nan_to_num(floats, nan=-0.1))
     assert np.array_equal(read_incomplete(path, missing_value=-0.1).observed, OBSERVED)
 
@@ -107,41 +94,34 @@ def test_mask_may_be_of_any_kind_of_png(tmp_path, mode):
 
 
 def test_the_first_of_mask_alpha_and_nan_is_taken_unless_one_is_asked_for(tmp_path):
-    observed = {rule: np.ones((H, W), bool) for rule in ("nan", "mask", "alpha")}
-    for column, seen in enumerate(observed.values()):
-        seen[0, [0, column]] = False
-    values = np.where(observed["nan"][..., None], picture(dtype=np.float32), np.float32(np.nan))
-    path = write_mask(tmp_path / "a.tif", observed["mask"])
-    both = np.dstack([values, observed["alpha"].astype(np.float32)])
+    seen = {rule: np.ones((H, W), bool) for rule in ("nan", "mask", "alpha")}
+    for column, observed in enumerate(seen.values()):
+        observed[0, [0, column]] = False
+    values = np.where(seen["nan"][..., None], picture(dtype=np.float32), np.float32(np.nan))
+    path = write_mask(tmp_path / "a.tif", seen["mask"])
+    both = np.dstack([values, seen["alpha"].astype(np.float32)])
     tifffile.imwrite(path, both, photometric="rgb", extrasamples=["unassalpha"])
-    for rule, seen in observed.items():
-        assert np.array_equal(read_incomplete(path, rule).observed, seen)
-    assert read_incomplete(path).rule == "mask"
+    for rule, observed in [*seen.items(), ("auto", seen["mask"])]:
+        assert np.array_equal(read_incomplete(path, rule).observed, observed)
     (tmp_path / "a.mask.png").unlink()
-    assert read_incomplete(path).rule == "alpha"
+    assert np.array_equal(read_incomplete(path).observed, seen["alpha"])
     write_image(path, values)
-    assert read_incomplete(path).rule == "nan"
-    write_image(path, np.nan_to_num(values))
-    assert "nothing says what is missing" in complaint(path)
-
-
-# Upright
+    assert np.array_equal(read_incomplete(path).observed, seen["nan"])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_turned_images_and_masks_are_read_as_people_see_them(tmp_path, suffix, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = write_mask(tmp_path / f"a{suffix}", exif=exif)
-    Image.fromarray(picture()).save(path, exif=exif, lossless=True)
+    Image.fromarray(picture()).save(path, exif=exif)
     image = read_incomplete(path)
     seen, observed = (
         np.asarray(ImageOps.exif_transpose(Image.open(file)))
         for file in (path, tmp_path / "a.mask.png")
     )
     assert np.array_equal(image.values, seen) and np.array_equal(image.observed, observed)
-    assert read_file(path, MAX_PIXELS, header_only=True) == (seen.shape[:2], np.uint8)
 
 
 # Values
@@ -162,80 +142,65 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path, suffix, bands, dtype)
     image = read_incomplete(path)
     assert image.values.dtype == dtype and image.values.shape == values.shape
     assert image.values.tobytes() == values.tobytes()
-    assert read_file(path, MAX_PIXELS, header_only=True) == ((H, W), dtype)
     assert {p.name for p in tmp_path.iterdir()} == {path.name, "a.mask.png"}
 
 
 @pytest.mark.parametrize("bands", [1, 3])
-def test_16_bit_png_with_and_without_alpha_is_not_made_8_bits(tmp_path, bands):
+def test_16_bit_png_with_alpha_is_not_made_8_bits(tmp_path, bands):
     values = picture(bands=bands, dtype=np.uint16)
-    write_mask(tmp_path / "a.png").write_bytes(png_16(values))
-    assert np.array_equal(read_incomplete(tmp_path / "a.png").values, values)
     alpha = np.where(OBSERVED, 65535, 0)
     (tmp_path / "b.png").write_bytes(png_16(np.dstack([values, alpha])))
     image = read_incomplete(tmp_path / "b.png")
-    assert image.rule == "alpha" and np.array_equal(image.observed, OBSERVED)
-    assert np.array_equal(image.values, values)
+    assert np.array_equal(image.observed, OBSERVED) and np.array_equal(image.values, values)
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
-@pytest.mark.parametrize("bands", [2, 4, 16])
+@pytest.mark.parametrize("bands", [2, 16])
 def test_multi_band_tiff_planar_and_interleaved(tmp_path, bands, planar):
     path, values = write_mask(tmp_path / "a.tif"), picture(bands=bands, dtype=np.uint16)
     stored = values if planar == "contig" else np.moveaxis(values, 2, 0)
     about = {"photometric": "minisblack", "planarconfig": planar, "byteorder": ">"}
     tifffile.imwrite(path, stored, **about)
     assert np.array_equal(read_incomplete(path).values, values)
-    write_image(path, values)
-    with tifffile.TiffFile(path) as file:
-        assert len(file.pages) == 1 and file.pages[0].shape == (H, W, bands)
 
 
 # Files
 
 
-@pytest.mark.parametrize(
-    "name", ["two words.png", "Überschrift 图像.png", "dots.in.it.PNG", "$.tif"]
-)
+@pytest.mark.parametrize("name", ["two words.png", "Überschrift 图像.png", "a.b.PNG", "$.tif"])
 def test_images_of_a_folder_are_found_whatever_their_names(tmp_path, name):
     (folder := tmp_path / "Größe 1").mkdir()
     for other in ("b.mask.png", "notes.txt", "c.npy", "a.JPG"):
         (folder / other).touch()
     (folder / "folder.png").mkdir()
-    for dtype in BITS:
-        path = write(folder / name, picture(dtype=dtype), "mask")
-        assert incomplete_files(tmp_path) == sorted([path, folder / "a.JPG", folder / "c.npy"])
-        assert np.array_equal(read_incomplete(path).observed, OBSERVED)
+    path = write(folder / name, picture(dtype=np.uint16), "mask")
+    assert incomplete_files(tmp_path) == sorted([path, folder / "a.JPG", folder / "c.npy"])
+    assert np.array_equal(read_incomplete(path).observed, OBSERVED)
 
 
 def test_image_that_is_complete_or_does_not_say_what_is_missing(tmp_path):
     write_image(path := tmp_path / "a.png", picture())
     assert "nothing says what is missing" in complaint(path)
     assert read_incomplete(path, "nan").observed.all()
-    assert read_incomplete(path, missing_value=0).observed.all()
-    assert read_incomplete(write_mask(path, np.ones((H, W), bool)), "mask").observed.all()
+    assert read_incomplete(path, missing_value=0, max_pixels=H * W).observed.all()
     assert "max_pixels" in complaint(path, max_pixels=H * W - 1)
-    assert read_incomplete(path, max_pixels=H * W).values.shape == (H, W, 3)
 
 
-def saved(mode: str = "RGB", **options):
-    return lambda path: Image.fromarray(picture()).convert(mode).save(path, **options)
+def saved(mode: str):
+    return lambda path: Image.fromarray(picture()).convert(mode).save(path)
 
 
-ODD = [
-    ("a.gif", saved("P"), "unknown suffix '.gif'"),
-    ("a.png", saved(transparency=(7, 8, 9)), "one picture in grey or RGB"),
-    ("a.png", saved("P"), "one picture in grey or RGB"),
-    ("a.jpg", saved("CMYK"), "CMYK"),
-    ("a.tif", saved("CMYK"), "SEPARATED"),
-    *[("a.tif", saved(compression="tiff_lzw"), "imagecodecs")] * (find_spec("imagecodecs") is None),
-    ("a.npy", lambda path: np.save(path, np.zeros((H, W, 17))), "(20, 24, 17)"),
-    ("a.npy", lambda path: np.save(path, np.full((H, W), np.inf)), "NaN or infinite"),
-    ("a.png", lambda path: None, "No such file"),
-]
-
-
-@pytest.mark.parametrize("name, save, part", ODD)
+@pytest.mark.parametrize(
+    "name, save, part",
+    [
+        ("a.gif", saved("P"), "unknown suffix '.gif'"),
+        ("a.png", saved("P"), "one picture in grey or RGB"),
+        ("a.jpg", saved("CMYK"), "CMYK"),
+        ("a.tif", saved("CMYK"), "SEPARATED"),
+        ("a.npy", lambda path: np.save(path, np.full((H, W), np.inf)), "NaN or infinite"),
+        ("a.png", lambda path: None, "No such file"),
+    ],
+)
 def test_what_is_odd_is_refused_and_what_is_wrong_is_said(tmp_path, name, save, part):
     save(path := write_mask(tmp_path / name))
     assert part in complaint(path)

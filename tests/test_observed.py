@@ -11,10 +11,10 @@ from holed_images import picture, write
 from PIL import Image
 
 from paperlib import paths
-from paperlib.beyond import incomplete
+from paperlib.beyond.incomplete import describe
 from paperlib.config import RunConfig
 from paperlib.data.datasets import CompleteImages, Observations, PairedCompleteImages, law_of
-from paperlib.data.prepare import load_prepared, prepare
+from paperlib.data.prepare import prepare
 from paperlib.errors import DataError
 from paperlib.training.loop import train
 
@@ -122,14 +122,12 @@ def test_what_does_not_fit_incomplete_images_is_refused(folder, prepared_once, t
     shutil.copytree(prepared_once, paths.DATA)
     write_scenes(folder)
     run = config(folder)
-    prepared, complete = prepare(run.data), load_prepared(tiny_config.data)
+    prepared = prepare(run.data)
     for kind in (CompleteImages, PairedCompleteImages):
         with pytest.raises(DataError, match="complete images"):
             kind(prepared, "training", law_of(run), 0, "cpu")
     with pytest.raises(DataError, match="go together"):
         Observations(prepared, "training", law_of(tiny_config), 0, "cpu")
-    with pytest.raises(DataError, match="nothing to describe"):
-        incomplete.describe(complete)
 
 
 @pytest.mark.parametrize("dependent", [False, True])
@@ -142,10 +140,9 @@ def test_a_description_counts_and_tests(folder, dependent):
         observed[:hidden] = observed[:, 0] = False  # a dead column
         values = np.full((SIZE, SIZE, 3), level, np.uint8)
         write(folder / f"{i}.png", values, observed=observed)
-    found = incomplete.describe(prepare(config(folder, validation=0.0).data))
-    assert (found.observed_by[:, 0] == 0).all() and (found.observed_by[-1, 1:] == 1).all()
+    text, observed_by = describe(prepare(config(folder, validation=0.0).data))
+    assert (observed_by[:, 0] == 0).all() and (observed_by[-1, 1:] == 1).all()
     shares = np.array([(SIZE + (SIZE - 1) * (1 + i % (SIZE - 4))) / SIZE**2 for i in range(60)])
-    text = str(found)
     assert f"60 images, {SIZE - 4} different masks" in text
     assert f"missing: {shares.mean():.1%}" in text and f"over images {shares.std():.1%}" in text
     assert f"{2 * SIZE - 1} of {SIZE**2} pixels are observed in no image" in text  # and row 0

@@ -1,8 +1,9 @@
 """What neither the paper nor its peers have: importing it adds two methods and a data set.
 
 ``mask_aware`` is Algorithm 1 whose D sees masks; ``scored`` adds a proper score on hidden pixels;
-``incomplete`` is a folder of images that are really incomplete. The rest is for the question whether samples can be trusted (``posterior``, ``fields``),
-for choosing settings without complete images (``selection``), and for looking (``explorer``).
+``incomplete`` is a folder of images that are really incomplete. The rest asks whether samples can be
+trusted (``posterior``, ``fields``), chooses settings without complete images (``selection``), and
+shows (``explorer``).
 """
 
 from paperlib.beyond.incomplete import IncompleteFolder

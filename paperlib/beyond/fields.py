@@ -7,7 +7,6 @@ and a record instead of checkpoints, since a run takes less than a minute.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +41,12 @@ def observe(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Ten
 
 
 class Dense(nn.Module):
-    """Three hidden layers on images and vectors in one row."""
+    """Three hidden layers on images and vectors in one row; ``shaped`` makes of the output (B, n)
+    and the first input what is asked for."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        c_in: int,
-        c_out: int,
-        shaped: Callable[..., Any],
-        norm: bool = False,
-    ) -> None:
+    def __init__(self, config: RunConfig, c_in: int, c_out: int, shaped: Any, norm: bool = False):
         super().__init__()
-        self.nz, self.shaped = config.nz, shaped  # (what comes out, the first input) -> the answer
-        width = config.g_channels[0]
+        self.nz, self.shaped, width = config.nz, shaped, config.g_channels[0]
         layers: list[nn.Module] = []
         for k in range(3):
             layers.append(nn.Linear(width if k else c_in, width))
@@ -67,16 +59,18 @@ class Dense(nn.Module):
 
 def build_dense_networks(config: RunConfig) -> Networks:
     """G, D and E for fields, randomly initialised; G without tanh: a field has no bounds."""
-    entries, nz = SIDE**2, config.nz
-    images_shown = 3 if config.method == "mask_aware" else 1  # an observation, and two masks
-
-    def law_of_z(out: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        return out[:, :nz], out[:, nz:].clamp(-10, 4)  # mean, log variance
-
+    n, nz = SIDE**2, config.nz
+    shown = 3 * n if config.method == "mask_aware" else n  # an observation, and two masks
     return Networks(
-        G=Dense(config, 2 * entries + nz, entries, Tensor.view_as),
-        D=Dense(config, images_shown * entries, 1, lambda score, _: score[:, 0]),
-        E=Dense(config, 2 * entries, 2 * nz, law_of_z, norm=True),
+        G=Dense(config, 2 * n + nz, n, Tensor.view_as),
+        D=Dense(config, shown, 1, lambda out, _: out[:, 0]),
+        E=Dense(  # mean and log variance of z
+            config,
+            2 * n,
+            2 * nz,
+            lambda out, _: (out[:, :nz], out[:, nz:].clamp(-10, 4)),
+            norm=True,
+        ),
     )
 
 
@@ -94,8 +88,7 @@ def field_config(**changes: Any) -> RunConfig:
 def train_on_fields(config: RunConfig, folder: Path) -> tuple[dict[str, Any], Any]:
     """Train on observations of the field, and compare with the exact posterior.
 
-    Returns the record, with what ``measure`` found, and the averaged G. Both are kept in ``folder``
-    and read from there the next time.
+    Returns the record, with what ``measure`` found, and the averaged G; both are kept in ``folder``.
     """
     rest = seeds.fold(str(config.model_dump())) % 16**6
     path = folder / f"{config.method}-seed{config.seed}-{rest:06x}.json"
@@ -114,9 +107,9 @@ def train_on_fields(config: RunConfig, folder: Path) -> tuple[dict[str, Any], An
         drawn = [observe(config.batch_size, generator) for _ in range(method.batches_per_step)]
         method.step([(y.float(), m) for _, y, m in drawn], generator)
         average.update(step + 1)
-    about: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 1)}
+    seconds = round(time.perf_counter() - start, 1)
     write_atomically(weights, lambda draft: save_file(G.state_dict(), draft))
-    about["generator_checksum"] = file_checksum(weights)
+    about = {"seconds": seconds, "generator_checksum": file_checksum(weights)}
     about |= measure(sampler(G, config.eval_samples, config.evaluation_seed), config)
     return write_record(path, provenance(config, "none: drawn afresh") | about), G
 
@@ -133,9 +126,8 @@ def measure(reconstruct: Reconstruct, config: RunConfig) -> dict[str, Any]:
     exact = condition(FIELD, y, m)
     samples = torch.where(m > 0, y, reconstruct(y.float(), m, rows)[0].double())
     distances = distances_to_posterior(samples, x, exact, generator)
-    own = exact.sample(len(samples), generator)
-    least = distances_to_posterior(own, x, exact, generator)
-    distances |= {f"exact_{name}": values for name, values in least.items()}
+    own = distances_to_posterior(exact.sample(len(samples), generator), x, exact, generator)
+    distances |= {f"exact_{name}": values for name, values in own.items()}
     _, y, m = observe(count, generator)  # the hold-out
     hidden = score_hidden(reconstruct, y.float(), m, hide(m, P_M, generator), rows)
     return {"distances": over_images(distances), "hidden": over_images(hidden)}

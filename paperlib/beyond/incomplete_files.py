@@ -13,7 +13,6 @@ unchanged.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,10 @@ from paperlib.files import write_atomically
 
 RULES = ("auto", "mask", "alpha", "nan", "value")
 MASK = ".mask.png"
-MAX_BANDS = 16
-TYPES = ("uint8", "uint16", "float32", "float64")
+PICTURES, TIFF = (".png", ".jpg", ".jpeg", ".webp"), (".tif", ".tiff")
+SUFFIXES = (*PICTURES, *TIFF, ".npy")
 MODES = ("1", "L", "LA", "RGB", "RGBA", "I;16")  # of Pillow's
+TYPES = ("uint8", "uint16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class Incomplete:
 
     values: np.ndarray  # (H, W, C), one of ``TYPES``; anything where missing
     observed: np.ndarray  # (H, W) bool
-    rule: str  # how it said what is missing
 
 
 def incomplete_files(folder: Path) -> list[Path]:
@@ -70,22 +69,21 @@ def read_incomplete(
     if missing_value is not None:
         missing = "nan" if math.isnan(missing_value) else "value"
     values, alpha = read_file(path, max_pixels)
-    beside = path.with_name(path.stem + MASK)
-    has = {"mask": beside.is_file(), "alpha": alpha is not None, "nan": np.isnan(values).any()}
-    if missing == "auto":
-        missing = next((rule for rule, there in has.items() if there), "auto")
-    if missing == "mask" and has["mask"]:
+    beside, blank = path.with_name(path.stem + MASK), np.isnan(values).any(axis=2)  # (H, W)
+    ways = {}  # of those to say what was observed, the ones that the file has
+    if beside.is_file():
         levels, _ = read_file(beside, max_pixels)
-        if levels.shape[:2] != values.shape[:2]:
+        if levels.shape[:2] != blank.shape:
             raise DataError(f"{beside}: it has another size than its image")
-        observed = levels.mean(axis=2, dtype=np.float32) > np.iinfo(levels.dtype).max / 2
-    elif missing == "alpha" and alpha is not None:
-        observed = alpha > 0
-    elif missing == "nan":
-        observed = ~np.isnan(values).any(axis=2)
-    elif missing == "value":
-        observed = (values != missing_value).any(axis=2)
-    else:
+        ways["mask"] = levels.mean(axis=2) > np.iinfo(levels.dtype).max / 2
+    if alpha is not None:
+        ways["alpha"] = alpha > 0
+    if blank.any() or missing == "nan":
+        ways["nan"] = ~blank
+    if missing == "value":
+        ways["value"] = (values != missing_value).any(axis=2)
+    observed = next(iter(ways.values()), None) if missing == "auto" else ways.get(missing)
+    if observed is None:
         raise DataError(
             f"{path}: nothing says what is missing ({missing}): give {beside.name}, an alpha "
             "channel, NaN, or the value of missing pixels"
@@ -94,83 +92,73 @@ def read_incomplete(
         raise DataError(f"{path}: nothing at all is observed: leave it out")
     if not np.isfinite(values[observed]).all():
         raise DataError(f"{path}: observed pixels that are NaN or infinite: mark them as missing")
-    return Incomplete(values, observed, missing)
+    return Incomplete(values, observed)
 
 
-def read_file(path: Path, max_pixels: int, header_only: bool = False) -> Any:
-    """Values (H, W, C) and alpha (H, W) or None; or without decoding (H, W) and the values' type.
+def read_file(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values (H, W, C), one of ``TYPES``, and alpha (H, W), or None if there is none.
 
     Raises:
         DataError: as ``read_incomplete``.
     """
+    suffix = path.suffix.lower()
     try:
-        if path.suffix.lower() not in READERS:
-            raise ValueError(f"unknown suffix {path.suffix!r} (known: {', '.join(SUFFIXES)})")
-        stages = READERS[path.suffix.lower()](path)
-        shape, dtype = next(stages)
-        sound = len(shape) in (2, 3) and 0 not in shape and shape[2:] <= (MAX_BANDS,)
-        if not sound or dtype.name not in TYPES:
-            expected = f"(H, W) or (H, W, C), C up to {MAX_BANDS}, of {', '.join(TYPES)}"
-            raise ValueError(f"its shape is {tuple(shape)}, of {dtype}; expected {expected}")
-        if shape[0] * shape[1] > max_pixels:
-            raise ValueError(f"{shape[1]} x {shape[0]} px, more than max_pixels allows")
-        if header_only:
-            return shape[:2], dtype
-        array, has_alpha = next(stages)
+        if suffix in PICTURES:
+            array, has_alpha = _picture(path, max_pixels)
+        elif suffix in TIFF:
+            array, has_alpha = _tiff(path, max_pixels)
+        elif suffix == ".npy":
+            array, has_alpha = np.lib.format.open_memmap(path, mode="r"), False
+        else:
+            raise ValueError(f"unknown suffix {suffix!r} (known: {', '.join(SUFFIXES)})")
+        array = np.atleast_3d(array)
+        kind, bands = array.dtype.name, array.shape[2] - has_alpha
+        if array.ndim != 3 or bands < 1 or kind not in TYPES:
+            expected = f"(H, W) or (H, W, C) of {', '.join(TYPES)}"
+            raise ValueError(f"its shape is {array.shape}, of {kind}; expected {expected}")
+        _check_size(array.shape[0], array.shape[1], max_pixels)
+        array = np.array(array, kind, order="C")  # in native byte order
     except Exception as error:  # decoders raise nearly anything on damaged files
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"{path}: cannot be read: {reason}") from None
-    array = np.ascontiguousarray(array, dtype.name).reshape(*array.shape[:2], -1)
     return (array[..., :-1], array[..., -1]) if has_alpha else (array, None)
 
 
-# Each yields the header, (shape, type), then (array, whether its last band is alpha)
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise ValueError(f"{width} x {height} px, more than max_pixels ({max_pixels}) allows")
 
 
-def _npy(path: Path) -> Iterator[Any]:
-    array = np.lib.format.open_memmap(path, mode="r")
-    yield array.shape, array.dtype
-    yield np.array(array), False
-
-
-def _tiff(path: Path) -> Iterator[Any]:
-    with tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        grey_or_rgb = page.photometric in (1, 2) and page.axes in ("YX", "YXS", "SYX")
-        if not grey_or_rgb or file.series[0].size != page.size:
-            found = f"{len(file.pages)} of {page.photometric!r}, axes {page.axes}"
-            raise ValueError(f"expected one page of grey, RGB or bands, not {found}")
-        has_alpha = page.extrasamples[-1:] in ((1,), (2,))
-        yield (page.imagelength, page.imagewidth, page.samplesperpixel - has_alpha), page.dtype
-        array = page.asarray()
-        yield np.moveaxis(array, 0, 2) if page.axes == "SYX" else array, has_alpha
-
-
-def _picture(path: Path) -> Iterator[Any]:
-    with open_image(path, math.inf) as image:
+def _picture(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
+    """(H, W) or (H, W, C) of 8 or 16 bits, upright, and whether the last band is alpha."""
+    with open_image(path, max_pixels) as image:
         # A camera's JPEG may hold a second, smaller picture (MPO)
-        moving = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-        if moving or image.mode not in MODES or "transparency" in image.info:
-            what = "an animation" if moving else f"mode {image.mode} {[*image.info]}"
-            raise ValueError(f"expected one picture in grey or RGB, and alpha, not {what}")
-        deep = ";16" in str(image.tile)  # which Pillow would bring down to 8 bits
-        # Without "exif", Pillow would decode a PNG to look behind its pixels
-        turned = "exif" in image.info and not deep and image.getexif().get(0x0112, 1) >= 5
-        size = image.size if turned else image.size[::-1]
-        yield size, np.dtype(np.uint16 if deep else np.uint8)
-        if deep:
-            array: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-            bands: Any = {"I": [0], "LA": [0, 3], "RGB": [2, 1, 0], "RGBA": [2, 1, 0, 3]}
-            array = np.atleast_3d(array)[..., bands[str(image.tile[0][3]).partition(";")[0]]]
-        else:
+        moving = getattr(image, "is_animated", False) and image.format != "MPO"
+        if moving or image.mode not in MODES:
+            found = "an animation" if moving else f"mode {image.mode}"
+            raise ValueError(f"expected one picture in grey or RGB, and alpha, not {found}")
+        coding = str(image.tile[0][3]) if image.tile else ""  # of a PNG e.g. "RGB;16B"
+        image.load()  # it says what is damaged
+        has_alpha = image.mode in ("LA", "RGBA")
+        if ";16" not in coding:
             upright = ImageOps.exif_transpose(image)
-            array = np.asarray(upright.convert("L") if image.mode == "1" else upright)
-        yield array, image.mode in ("LA", "RGBA")
+            return np.asarray(upright.convert("L") if image.mode == "1" else upright), has_alpha
+    # Pillow has brought 16 bits down to 8; OpenCV keeps them, in the order BGRA
+    array: Any = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    order = {"I": [0], "LA": [0, 3], "RGB": [2, 1, 0], "RGBA": [2, 1, 0, 3]}
+    return np.atleast_3d(array)[..., order[coding.partition(";")[0]]], has_alpha
 
 
-READERS = dict.fromkeys((".png", ".jpg", ".jpeg", ".webp"), _picture)
-READERS |= {".tif": _tiff, ".tiff": _tiff, ".npy": _npy}
-SUFFIXES = tuple(READERS)
+def _tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
+    """(H, W) or (H, W, C), and whether the last band is alpha."""
+    with tifffile.TiffFile(path) as file:
+        page, axes = file.pages.first, file.series[0].axes
+        if axes not in ("YX", "YXS", "SYX") or page.photometric not in (1, 2):
+            found = f"axes {axes} of {page.photometric!r}"
+            raise ValueError(f"expected one page of grey, RGB or bands, not {found}")
+        _check_size(page.imagelength, page.imagewidth, max_pixels)
+        array, has_alpha = page.asarray(), page.extrasamples[-1:] in ((1,), (2,))
+    return np.moveaxis(array, 0, 2) if axes == "SYX" else array, has_alpha
 
 
 def write_image(path: Path, values: np.ndarray) -> None:
@@ -182,7 +170,7 @@ def write_image(path: Path, values: np.ndarray) -> None:
         if suffix == ".npy":
             with draft.open("wb") as file:
                 np.save(file, array)
-        elif suffix in (".tif", ".tiff"):
+        elif suffix in TIFF:
             colours = "rgb" if values.shape[2] == 3 else "minisblack"
             planes = "contig" if array.ndim == 3 else None
             tifffile.imwrite(draft, array, photometric=colours, planarconfig=planes)

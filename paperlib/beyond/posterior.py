@@ -79,16 +79,11 @@ def condition(field: Gaussian, y: Tensor, m: Tensor) -> Gaussian:
 def distances_to_posterior(
     samples: Tensor, x: Tensor, exact: Gaussian, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """How far samples of a model are from the exact posterior, (B,) each.
+    """How far samples (S, B, 1, H, W) of a model are from the exact posteriors, (B,) each.
 
-    Everything is over missing entries and, but for the scores, in units of their posterior
-    standard deviation. Samples of the posterior itself reach the least, which is not 0.
-
-    Args:
-        samples: (S, B, 1, H, W).
-        x: the true fields, (B, 1, H, W).
-        exact: their posteriors.
-        generator: draws S samples of these, and the directions of the slices.
+    Over missing entries and, but for the scores, in units of their posterior standard deviation.
+    Samples of the posterior itself reach the least, which is not 0. ``x`` are the true fields,
+    (B, 1, H, W); ``generator`` draws S samples of the posteriors and the directions of the slices.
 
     Returns:
         mean: root mean square error of the mean;
@@ -102,9 +97,8 @@ def distances_to_posterior(
     samples, x, own = samples.double(), x.double(), exact.sample(len(samples), generator)
     missing, of_images = exact.missing, exact.missing.view_as(x)  # (B, n)
     unit = torch.where(missing, exact.covariance.diagonal(dim1=1, dim2=2).sqrt(), 1)  # (B, n)
-    s, t = (
-        torch.where(missing, (each.flatten(2) - exact.mean) / unit, 0) for each in (samples, own)
-    )  # (S, B, n), 0 where observed
+    off = [(each.flatten(2) - exact.mean) / unit for each in (samples, own)]
+    s, t = (torch.where(missing, each, 0) for each in off)  # (S, B, n), 0 where observed
     directions = torch.randn(DIRECTIONS, s.shape[2], generator=generator, dtype=torch.float64)
     mean, free = s.mean(dim=0), missing.sum(dim=1)  # (B, n), (B,)
     covariance = torch.einsum("sbi,sbj->bij", s - mean, s - mean) / (len(s) - 1)
@@ -120,12 +114,9 @@ def distances_to_posterior(
 
 
 def sliced_wasserstein(s: Tensor, t: Tensor, missing: Tensor, directions: Tensor) -> Tensor:
-    """Mean over directions of the Wasserstein-1 distance of equal numbers of samples, (B,).
+    """Mean over directions of the Wasserstein-1 distance of samples s and t (S, B, n), (B,).
 
-    Args:
-        s, t: samples, (S, B, n).
-        missing: the entries that vary, (B, n).
-        directions: (D, n); each is cut to the missing entries and made a unit vector.
+    Each of the ``directions`` (D, n) is cut to the ``missing`` entries (B, n) and made a unit vector.
     """
     cut = normalize(directions[:, None] * missing, dim=2)  # (D, B, n)
     a, b = (torch.einsum("sbn,dbn->sdb", each, cut).sort(dim=0).values for each in (s, t))

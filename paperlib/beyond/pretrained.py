@@ -12,11 +12,7 @@ from paperlib.errors import RunError
 from paperlib.run import Run
 
 RUNS = Path(__file__).with_name("pretrained_runs")
-TEST_IMAGES = {
-    "digits": ["7-03856", "4-02451", "5-02652", "9-04778", "0-00254", "6-03075", "2-01149"],
-    "bluemarble": ["r030c108", "r018c082", "r009c060", "r010c068", "r025c118", "r046c150"],
-}
-"""Of the test split, by data set."""
+TEST_IMAGES = ("r030c108", "r018c082", "r009c060", "r010c068", "r025c118", "r046c150")
 
 
 def names() -> list[str]:
@@ -32,7 +28,7 @@ def run(name: str) -> Path:
 
 
 def images() -> dict[str, Tensor]:
-    """Test images of the runs' data set by id, (C, H, W) each in [-1, 1]."""
-    data = Run(run(names()[0])).config.data
-    levels = {i: torch.tensor(open_source(data).read(i)) for i in TEST_IMAGES[data.dataset]}
-    return {i: level.permute(2, 0, 1) / 127.5 - 1 for i, level in levels.items()}
+    """Images of the runs' test split by id, (C, H, W) each in [-1, 1]."""
+    source = open_source(Run(run(names()[0])).config.data)
+    levels = {name: torch.tensor(source.read(name)) for name in TEST_IMAGES}
+    return {name: level.permute(2, 0, 1) / 127.5 - 1 for name, level in levels.items()}
