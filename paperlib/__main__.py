@@ -5,10 +5,8 @@ A command imports what it needs itself: torch takes seconds, and help should com
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +16,7 @@ from typer import Argument, Option
 from typer.main import get_command
 
 from paperlib import paths
-from paperlib.errors import ConfigurationError, DataError, DiskFull, RunError, Terminated
+from paperlib.errors import ConfigurationError, DataError, RunError, Terminated
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__.partition(",")[0])
 Profile = Annotated[str, Argument(help="A name in configs/, or a YAML file.")]
@@ -41,15 +39,11 @@ def describe(profile: Profile) -> None:
     """Say what a profile's incomplete images hold, and whether anything looks wrong."""
     from paperlib.beyond.incomplete import describe
     from paperlib.data.prepare import prepare
-    from paperlib.paper.figures import observed_by_figure, save_figure
 
-    config, folder = next(_runs(profile))
+    config, _ = _runs(profile)[0]
     if config.dataset != "incomplete":
         raise ConfigurationError(f"{profile} has complete images: there is nothing to describe")
-    print(described := describe(prepare(config.data)))
-    picture = folder.parents[1] / "observed-by.png"
-    save_figure(observed_by_figure(described.observed_by), picture)
-    print(f"{picture}: by how many images each pixel is observed")
+    print(describe(prepare(config.data))[0])
 
 
 @app.command()
@@ -82,24 +76,28 @@ def references(profile: Profile, corruption: str | None = None) -> None:
     from paperlib.evaluation.references import ROWS
 
     configs = {run.corruption: run.evaluation for run, _ in _runs(profile)}
-    if corruption and corruption not in configs:
+    if corruption not in (None, *configs):
         known = ", ".join(configs)
         raise ConfigurationError(f"no corruption {corruption!r} in {profile}; known: {known}")
-    folder = paths.references(Path(profile).stem)
     for config in [configs[corruption]] if corruption else configs.values():
         prepare(config.data)
         for name in ROWS:
-            evaluate_reference(name, config, folder / f"{config.corruption}-{name}.json")
+            path = paths.references(Path(profile).stem) / f"{config.corruption}-{name}.json"
+            evaluate_reference(name, config, path)
 
 
 @app.command()
 def tables(profile: Profile) -> None:
     """Write the tables and the judged claims of a profile from its records."""
-    from paperlib.paper.claims import write_claims
-    from paperlib.paper.tables import write_tables
+    from paperlib.files import write_text
+    from paperlib.paper import claims, tables
 
-    next(_runs(profile))
-    print(*write_tables(profile), *write_claims(profile), sep="\n")
+    _runs(profile)
+    records, name = tables.load_records(profile), Path(profile).stem
+    texts = tables.rendered(name, records) | claims.rendered(name, records)
+    for file, text in texts.items():
+        write_text(paths.RESULTS / name / file, text)
+        print(paths.RESULTS / name / file)
 
 
 @app.command()
@@ -130,7 +128,7 @@ def select(
     from paperlib.beyond.selection import as_lines, candidates, search
     from paperlib.data.prepare import prepare
 
-    config, trained = next(_runs(profile, run=run))
+    config, trained = _runs(profile, run=run)[0]
     grid = _parsed(values, "KEY=V1,V2,...", "[{}]")
     candidates(config, grid)  # a wrong value is said before hours of work
     prepare(config.data)
@@ -179,7 +177,7 @@ def verify(
     return 1 if faults else 0
 
 
-def _runs(profile: str, pairs: Pairs = None, run: Name = None) -> Iterator[tuple[Any, Path]]:
+def _runs(profile: str, pairs: Pairs = None, run: Name = None) -> list[tuple[Any, Path]]:
     """The configuration of each run of a profile, or the one called ``run``, and its folder."""
     import paperlib.beyond  # noqa: F401, its method and its data set have names too
     from paperlib.config import RunConfig
@@ -189,15 +187,11 @@ def _runs(profile: str, pairs: Pairs = None, run: Name = None) -> Iterator[tuple
     runs = load_profile(profile)
     if changes:
         runs = [RunConfig.parse(config.model_dump() | changes, "--set") for config in runs]
-    chosen = [config for config in runs if run in (None, config.name)]
-    if not chosen:
-        known = ", ".join(config.name for config in runs)
-        raise ConfigurationError(f"no run {run!r}; known: {known}")
-    for number, config in enumerate(chosen, 1):
-        if len(chosen) > 1:  # for the progress bar
-            os.environ["PAPERLIB_RUN"] = f"{number} of {len(chosen)}"
-        yield config, paths.runs(Path(profile).stem) / config.name
-    os.environ.pop("PAPERLIB_RUN", None)
+    names = [config.name for config in runs]
+    if run not in (None, *names):
+        raise ConfigurationError(f"no run {run!r}; known: {', '.join(names)}")
+    folder = paths.runs(Path(profile).stem)
+    return [(config, folder / config.name) for config in runs if run in (None, config.name)]
 
 
 def _parsed(pairs: list[str], form: str, as_yaml: str) -> dict[str, Any]:
@@ -223,9 +217,9 @@ def main(arguments: list[str] | None = None) -> int:
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
-    words = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else [*arguments]
     try:
-        with get_command(app).make_context("python -m paperlib", [*words]) as context:
+        with get_command(app).make_context("python -m paperlib", words) as context:
             return context.command.invoke(context) or 0
     except typer.Exit as done:  # after --help
         return done.exit_code
@@ -234,10 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())
-    except (ConfigurationError, DataError, RunError, DiskFull) as error:
+    except (ConfigurationError, DataError, RunError, OSError) as error:
         message = str(error)
-    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        message = f"{error.filename}: {error.strerror}: choose another place"
     print(f"error: {message}", file=sys.stderr)
     return 2
 

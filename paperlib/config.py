@@ -36,22 +36,21 @@ class _Checked(BaseModel):
         try:
             return cls.model_validate(kept)
         except ValidationError as error:
-            faults, unknown = [], []
-            for fault in error.errors():
-                # of a union's branches, which have names here too, nobody knows
-                loc = [*fault["loc"][:1], *(p for p in fault["loc"][1:] if isinstance(p, int))]
-                key = ".".join(map(str, loc))
-                message = fault["msg"].removeprefix("Value error, ")
-                if key in REMOVED:
-                    faults.append(f"key '{key}': {REMOVED[key][1]}")
-                elif fault["type"] == "extra_forbidden":
-                    unknown.append(f"unknown key {key!r}")
-                else:
-                    about = f"key '{key}': {message}, got {fault['input']!r}" if key else message
-                    faults.append(about[:400])
-            if unknown:
-                faults.append(f"{', '.join(unknown)} (known: {', '.join(cls.model_fields)})")
-            raise ConfigurationError(f"{source}: " + "; ".join(faults)) from None
+            said = "; ".join(dict.fromkeys(map(_in_words, error.errors())))
+            known = f" (known: {', '.join(cls.model_fields)})" if "unknown key" in said else ""
+            raise ConfigurationError(f"{source}: {said}{known}") from None
+
+
+def _in_words(fault: Any) -> str:
+    """What pydantic found wrong with a key, or, without one, with several together."""
+    key, message = fault["loc"][:1], fault["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    if key[0] in REMOVED:
+        return f"key '{key[0]}': {REMOVED[key[0]][1]}"
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {key[0]!r}"
+    return f"key '{key[0]}': {message}, got {fault['input']!r}"[:400]
 
 
 class DataConfig(_Checked):
@@ -201,14 +200,12 @@ class RunConfig(EvaluationConfig):
     @classmethod
     def _known_method(cls, value: str) -> str:
         if value not in METHODS:
-            known = ", ".join(METHODS)
-            raise ValueError(
-                f"unknown method, choose one of {known} (import paperlib.beyond knows more)"
-            )
+            more = "(import paperlib.beyond knows more)"
+            raise ValueError(f"unknown method, choose one of {', '.join(METHODS)} {more}")
         return value
 
     @model_validator(mode="after")
-    def _nets_fit_the_size(self) -> Self:
+    def _keys_go_together(self) -> Self:
         for key in ("g_channels", "d_channels", "e_channels"):
             channels = getattr(self, key)
             factor = self.patch * 2 ** (len(channels) - 1)
@@ -223,16 +220,11 @@ class RunConfig(EvaluationConfig):
         side = self.size // self.patch
         in_g = {side >> level for level in range(len(self.g_channels))}
         in_d = {side >> level for level in range(1, len(self.d_channels))}
-        if self.attention and self.attention not in in_g & in_d:
-            known = ", ".join(map(str, sorted({0} | in_g & in_d)))
+        if self.attention not in (known := sorted({0} | in_g & in_d)):
             raise ValueError(
                 f"attention {self.attention}: G and D have no feature map of this side, choose "
-                f"one of {known}"
+                f"one of {', '.join(map(str, known))}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _misgan_does_not_accumulate(self) -> Self:
         if self.method == "misgan" and self.accumulate > 1:
             raise ValueError("misgan takes one batch a critic step: set accumulate to 1")
         return self

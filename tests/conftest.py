@@ -101,10 +101,8 @@ def workspace(empty_workspace, prepared_once) -> Path:
 
 
 @pytest.fixture
-def own_signal_handlers(monkeypatch):
-    """Put back what the command line changes in its process: handlers, and the number of the run."""
-    monkeypatch.setenv("PAPERLIB_RUN", "")
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+def own_signal_handlers():
+    """Put back what the command line changes in its process."""
+    before = signal.getsignal(signal.SIGTERM)
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    signal.signal(signal.SIGTERM, before)

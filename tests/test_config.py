@@ -12,34 +12,12 @@ from paperlib.errors import ConfigurationError
 from paperlib.profiles import evaluation_configs, load_profile, run_of_profile
 
 
-def refusal(parse, *arguments) -> str:
-    """The one line that ``parse`` refuses its arguments with."""
-    with pytest.raises(ConfigurationError) as error:
-        parse(*arguments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-WRONG = [
-    ("steps", "many"), ("steps", 2.5), ("steps", 0), ("lr_g", "fast"), ("lr_g", 0),
-    ("lambda_y", -1.0), ("lambda_y", float("nan")), ("lr_x", float("inf")), ("ema", 1.0),
-    ("batch_size", 1), ("d_sees_y_hat", "perhaps"), ("g_channels", "wide"), ("norm", "l3"),
-    ("split", "alphabetical"), ("validation", -0.1), ("seed", -1), ("source", 3),
-    ("precision", "float16"), ("resident", "never"), ("method", ["base"]), ("corruption", None),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("key, value", WRONG)
-def test_wrong_value_is_refused_naming_key_and_value(key, value):
-    message = refusal(RunConfig.parse, {key: value})
-    assert f"key '{key}'" in message and repr(value) in message
-
-
 def test_removed_key_is_refused_saying_so_unless_it_changed_nothing():
     # what D sees is the method's now: mask_aware shows it both masks
-    message = refusal(RunConfig.parse, {"discriminator_sees": "both_masks"})
-    assert "'discriminator_sees': removed in 0.2" in message and "mask_aware" in message
-    assert "unknown" not in message
+    with pytest.raises(
+        ConfigurationError, match="'discriminator_sees': removed in 0.2.*mask_aware"
+    ):
+        RunConfig.parse({"discriminator_sees": "both_masks"})
     assert RunConfig.parse({"discriminator_sees": None, "seed": 3}) == RunConfig(seed=3)
 
 
@@ -50,20 +28,22 @@ def test_numbers_are_taken_as_they_are_meant():
     assert isinstance(config.lambda_y, float) and isinstance(config.batch_size, int)
 
 
-TOGETHER = [
-    ({"size": 34}, "size 34 is not supported .*multiple of"),
+@pytest.mark.parametrize("key", [*RunConfig.model_fields])
+def test_wrong_value_is_refused_naming_key_and_value(key):
+    with pytest.raises(ConfigurationError, match=f"mine: key '{key}': .*, got {{'a': 1}}$"):
+        RunConfig.parse({key: {"a": 1}}, "mine")
+
+
+NETS = [
     ({"size": 8, "g_channels": [8, 8, 8]}, "size 8 is not supported .*in g_channels"),
     ({"size": 30, "patch": 4}, "size 30 is not supported .*with patch 4"),
-    ({"g_channels": []}, "g_channels must list"),
     ({"e_channels": [8, -8]}, "e_channels must list"),
     ({"size": 64, "attention": 8}, "attention 8: .*one of 0, 16"),
-    ({"method": "misgan", "accumulate": 2}, "misgan .*accumulate"),
-    ({"missing": "nan", "missing_value": 0}, "missing: nan and missing_value contradict"),
 ]
 
 
-@pytest.mark.parametrize("values, message", TOGETHER)
-def test_keys_that_do_not_go_together_are_named(values, message):
+@pytest.mark.parametrize("values, message", NETS)
+def test_networks_that_do_not_fit_the_size_are_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         RunConfig.parse(values)
 
@@ -128,29 +108,9 @@ def test_run_of_a_profile_has_its_overrides_and_the_changes_the_last_word(profil
         assert run_of_profile(path, run.corruption, run.method, run.seed) == run
     other = run_of_profile(path, "drop_pixel", "both", 7, {"nz": 6})  # not in the matrix
     assert (other.seed, other.nz, other.lambda_z, other.lambda_y) == (7, 6, 2, 5)
-    assert "unknown key 'n'" in refusal(run_of_profile, path, "one_patch", "both", 0, {"n": 6})
     # what else the matrix has only one value of is part of every run
     path = profile("matrix: {dataset: [folder], method: [base]}")
     assert run_of_profile(path, "one_patch", "base").dataset == "folder"
-
-
-FAULTS = [
-    ("steps: [", "not valid YAML"), ("steps: 3\nsteps: 4", "'steps' is there twice"),
-    ("just words", "key: value"), ("", "key: value"), ("nokey: 3", "nokey"),
-    ("matrix: {seed: 3}", "matrix"), ("matrix: {seed: []}", "seed"),
-    ("matrix: {nokey: [1]}", "nokey"), ("matrix: {method: [base, nope]}", "nope"),
-    ("matrix: {seed: [0, 1, 0]}", "two runs are called small_patch-both-seed0"),
-    ("overrides: {base: 3}\nmatrix: {method: [base]}", "overrides"),
-    ("overrides: {base: {nokey: 3}}\nmatrix: {method: [base]}", "nokey"),
-    ("overrides: {base small_pach: {nz: 3}}\nmatrix: {method: [base]}", "small_pach"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("text, part", FAULTS)
-def test_wrong_profile_is_refused_naming_file_and_fault(profile, text, part):
-    path = profile(text)
-    message = refusal(load_profile, path)
-    assert path in message and part in message
 
 
 @pytest.mark.parametrize("path", sorted(paths.CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)

@@ -1,4 +1,4 @@
-"""Nothing is lost: runs killed at any moment, interrupted, terminated; in notebooks, too."""
+"""Nothing is lost: runs killed at any moment, interrupted, terminated."""
 
 from __future__ import annotations
 
@@ -127,36 +127,4 @@ def test_signal_ends_the_command_line_after_a_checkpoint(
 
     assert main(["train", str(profile)]) == 0
     train(config, workspace / "whole")
-    assert_same_run(workspace / "whole", folder)
-
-
-# A notebook whose kernel is interrupted (the square in JupyterLab)
-
-PREPARE = """
-import signal
-from pathlib import Path
-from paperlib.config import RunConfig
-from paperlib.training.loop import train
-config, folder = RunConfig(**{config!r}), Path({folder!r})
-def interrupt(line, G):
-    if line["step"] == 2:
-        signal.raise_signal(signal.SIGINT)
-"""
-
-
-def test_notebook_is_interrupted_and_goes_on_when_run_again(workspace, tiny_config, monkeypatch):
-    import nbformat  # here: the processes that are killed would import it, too
-    from nbclient import NotebookClient
-
-    monkeypatch.setenv("PAPERLIB_DATA", str(paths.DATA))
-    monkeypatch.setenv("PYTHONPATH", str(paths.ROOT))
-    folder, values = workspace / "run", tiny_config.model_dump()
-    code = [PREPARE.format(config=values, folder=str(folder))]
-    code += ["train(config, folder, on_log=interrupt)", "train(config, folder)"]
-    notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, code)])
-    NotebookClient(notebook, kernel_name="python3", allow_errors=True).execute()
-    found = [o for cell in notebook.cells for o in cell.outputs if o.output_type == "error"]
-    said = "run: interrupted at step 3; run it again to go on"
-    assert [(error.ename, error.evalue) for error in found] == [("KeyboardInterrupt", said)]
-    train(tiny_config, workspace / "whole")
     assert_same_run(workspace / "whole", folder)
