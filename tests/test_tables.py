@@ -1,5 +1,6 @@
 """Tables rest on records alone. The records here are made up."""
 
+import io
 import math
 import shutil
 
@@ -40,7 +41,7 @@ def profile(tmp_path, monkeypatch):
 
 
 def long(profile):
-    return tables.table(tables.load_evaluations(profile))
+    return tables.table(tables.load_records(profile))
 
 
 def value(table, method, metric, column="value", corruption="small_patch"):
@@ -59,7 +60,7 @@ def test_mean_and_student_interval_over_seeds(profile):
 
 
 def test_bootstrap_interval_of_a_single_seed(profile):
-    one = tables.load_evaluations(profile).query("seed == 0")
+    one = tables.evaluations(tables.load_records(profile)).query("seed == 0")
     summary = tables.summarise(one).set_index(["method", "metric"])
     found = summary.loc[("base", "mse"), ["value", "low", "high"]].tolist()
     assert found == pytest.approx([0.030, 0.027, 0.033])
@@ -68,7 +69,7 @@ def test_bootstrap_interval_of_a_single_seed(profile):
 def test_a_missing_run_shows_a_dash_and_nothing_else_does(profile):
     for run in paths.runs("made_up").glob("*base*"):
         (run / "evaluation.json").unlink()
-    cells = tables.cells(long(profile), ["mse"], tables.TABLE1)
+    cells = tables.cells(long(profile), ["mse"], tables.TABLE1, {})
     assert cells.loc["base (eq. 5)", "Small Patch: MSE"] == tables.DASH
     assert cells.loc["both (eq. 8)", "Small Patch: MSE"] == "**0.0120**"
     assert (cells.loc[[*tables.TABLE1.values()], "One Patch: MSE"] == tables.DASH).all()
@@ -79,14 +80,14 @@ def test_the_paper_s_numbers_stand_in_rows_of_their_own(profile):
     assert value(table, "both", "mse", "paper") == 0.059
     assert value(table, "encoding_z", "std", "paper", "drop_pixel") == 0.074
     assert math.isnan(value(table, "encoding_z", "std"))  # no record: none of ours
-    cells = tables.cells(table, ["FD-efflite0", "mse", "std"], tables.TABLE1)
+    cells = tables.cells(table, ["FD-efflite0", "mse", "std"], tables.TABLE1, {})
     papers = cells.loc["encoding z (eq. 6), the paper"]
     assert papers["Drop Pixel: std"] == "0.074" and papers["One Patch: FD-efflite0"] == "56.38"
     assert "scored (ours), the paper" not in cells.index
 
 
 def test_the_best_error_is_bold_and_no_std_is(profile):
-    cells = tables.cells(long(profile), ["FD-efflite0", "mse", "std"], tables.TABLE1)
+    cells = tables.cells(long(profile), ["FD-efflite0", "mse", "std"], tables.TABLE1, {})
     both, base = cells.loc["both (eq. 8)"], cells.loc["base (eq. 5)"]
     assert (both["Small Patch: MSE"], base["Small Patch: MSE"]) == ("**0.0120**", "0.0320")
     assert both["Small Patch: std"] == "0.0250"
@@ -96,27 +97,27 @@ def test_the_best_error_is_bold_and_no_std_is(profile):
 def test_a_method_worse_than_its_start_is_marked(profile):
     config = evaluation_configs(profile)[0]
     write_reference("made_up", config, "start", {"mse": 0.02, "energy": 0.2})
-    marked = tables.marks(long(profile), {})
-    assert marked == {("small_patch", "base"): tables.WORSE}  # .32 against .20; both has .12
-    assert "3.2 †" in tables.rendered(profile)["table1.md"]  # behind the distance, its first cell
+    records = tables.load_records(profile)
+    marked = tables.marks(tables.table(records), records)
+    assert marked["small_patch", "base"] == tables.WORSE  # .32 against .20; both has .12
+    assert marked["small_patch", "both"] == marked["small_patch", "start"] == ""
+    written = tables.rendered("made_up", records)
+    assert "3.2 †" in written["table1.md"]  # behind the distance, its first cell
 
 
-def test_misgan_whose_error_still_falls_is_marked():
-    columns = ["corruption", "method", "metric", "value"]
-    table = pd.DataFrame([["one_patch", "misgan", "energy", 0.1]], columns=columns)
-    falling = [{"mse_missing": 0.4}, {"mse_missing": 0.3}]
-    marked = tables.marks(table, {("one_patch", "misgan"): falling})
-    assert marked == {("one_patch", "misgan"): tables.STILL_FALLING}
-    assert tables.marks(table, {("one_patch", "misgan"): falling[::-1]}) == {}
+@pytest.mark.parametrize("last, mark", [(0.3, tables.STILL_FALLING), (0.5, "")])
+def test_misgan_whose_error_still_falls_is_marked(last, mark):
+    course = [{"mse_missing": 0.4}, {"mse_missing": last}]
+    records = {("one_patch", "misgan"): [{"metrics": {}, "course": course}]}
+    found = tables.marks(tables.table(records), records)
+    assert found == {("one_patch", "misgan"): mark}
 
 
 def test_tables_are_written_in_three_formats(profile):
-    written = tables.write_tables(profile)
-    names = {f"{stem}.{suffix}" for stem in ("table1", "table2", "beyond")
-             for suffix in ("csv", "md", "tex")}  # fmt: skip
-    assert {path.name for path in written} == names
-    texts = {path.name: path.read_text() for path in written}
-    assert value(pd.read_csv(paths.RESULTS / "made_up" / "table2.csv"), "both", "mse") == 0.012
+    texts = tables.rendered("made_up", tables.load_records(profile))
+    assert texts.keys() == {f"{stem}.{suffix}" for stem in ("table1", "table2", "beyond")
+                            for suffix in ("csv", "md", "tex")}  # fmt: skip
+    assert value(pd.read_csv(io.StringIO(texts["table2.csv"])), "both", "mse") == 0.012
     assert "**0.0120**" in texts["table1.md"] and "500 test images" in texts["table1.md"]
     assert r"\textbf{0.0120}" in texts["table1.tex"] and r"\toprule" in texts["table1.tex"]
     assert "Navier-Stokes" in texts["table2.md"] and "energy score" in texts["beyond.md"]
@@ -126,20 +127,20 @@ def test_a_record_of_another_configuration_is_refused_by_name(profile):
     path = paths.runs("made_up") / load_profile(profile)[0].name / "config.json"
     write_json(path, read_json(path) | {"nz": 99})
     with pytest.raises(RunError, match=r"config.json.*nz: 99, now 8"):
-        tables.load_evaluations(profile)
+        tables.load_records(profile)
 
 
 def test_a_record_of_other_weights_or_data_is_refused_by_name(profile):
     first, second = (paths.runs("made_up") / c.name for c in load_profile(profile)[:2])
     (first / "generator.safetensors").write_bytes(b"other weights")
     with pytest.raises(RunError, match="generator.safetensors"):
-        tables.load_evaluations(profile)
+        tables.load_records(profile)
     shutil.rmtree(first)
     path = second / "evaluation.json"
     write_json(path, {k: v for k, v in read_json(path).items() if k != "checksum"}
                | {"data_checksum": "other"})  # fmt: skip
     with pytest.raises(RunError, match="evaluation.json.*other data"):
-        tables.load_evaluations(profile)
+        tables.load_records(profile)
 
 
 def test_the_paper_s_table_has_its_numbers():

@@ -19,27 +19,21 @@ A claim as a whole has the grade that most of its testable corruptions have, the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from paperlib import paths
-from paperlib.core.baselines import METHODS
 from paperlib.paper.tables import (
     CORRUPTIONS,
     DASH,
+    Records,
     distance_name,
-    load_evaluations,
-    load_records,
     paper_tables,
-    to_markdown,
-    write_texts,
 )
 
 DISTANCE = "distance"  # FID, or the Frechet distance of the features at hand
@@ -48,25 +42,6 @@ CLOSE = 1.25  # a ratio up to which claims 7 and 8 speak of "close to"; the pape
 LEVEL = 0.05
 RESAMPLES = 1000
 GRADES = ("holds", "mostly", "mixed", "contradicted", "untestable")
-FIDELITY = (DISTANCE, "mse")
-
-
-@dataclass(frozen=True)
-class Statement:
-    """left < factor * right, of a metric on a corruption."""
-
-    claim: int
-    corruption: str
-    metric: str
-    left: str
-    right: str
-    factor: float = 1.0
-
-    def __str__(self) -> str:
-        factor = "" if self.factor == 1 else f"{self.factor:g} × "
-        return f"{self.metric}: {self.left} < {factor}{self.right}"
-
-
 CLAIMS = {
     1: "Every auxiliary loss raises the diversity of base, on all corruptions",
     2: "Both losses together give the highest diversity",
@@ -77,153 +52,121 @@ CLAIMS = {
     7: f"The method comes close to the supervised variants (at most {CLOSE:g} times)",
     8: f"MisGAN's diversity is not significant (at most {CLOSE:g} times that of base)",
 }
-
-
-def _each(
-    claim: int, corruptions: Iterable[str], metrics: Iterable[str], pairs: str, factor: float = 1.0
-) -> list[Statement]:
-    """A statement for each corruption, metric and pair; pairs are "left<right left<right ..."."""
-    return [
-        Statement(claim, corruption, metric, pair.split("<")[0], pair.split("<")[1], factor)
-        for corruption in corruptions
-        for metric in metrics
-        for pair in pairs.split()
-    ]
-
-
-VARIANTS_OVER_BASE = "encoding_z<base encoding_y<base both<base"
-STATEMENTS = [
-    *_each(1, CORRUPTIONS, ["std"], "base<encoding_z base<encoding_y base<both"),
-    *_each(2, CORRUPTIONS, ["std"], "base<both encoding_z<both encoding_y<both"),
-    *_each(2, CORRUPTIONS, ["std"], "unpaired<both misgan<both"),
-    *_each(3, ["small_patch"], FIDELITY, VARIANTS_OVER_BASE),
-    *_each(3, ["small_patch"], FIDELITY, "both<encoding_z both<encoding_y"),
-    *_each(4, ["drop_pixel"], FIDELITY, VARIANTS_OVER_BASE),
-    *_each(4, ["drop_pixel"], FIDELITY, "encoding_z<encoding_y encoding_z<both"),
-    *_each(5, ["one_patch"], FIDELITY, "base<encoding_z base<encoding_y base<both"),
-    *_each(5, ["one_patch"], FIDELITY, VARIANTS_OVER_BASE, 1.2),
-    *_each(6, CORRUPTIONS, FIDELITY, "both<misgan"),
-    *_each(6, CORRUPTIONS, [SECONDS], "both<misgan", 0.1),
-    *_each(7, CORRUPTIONS, [DISTANCE], "both<unpaired both<paired", CLOSE),
-    *_each(8, CORRUPTIONS, ["std"], "misgan<base", CLOSE),
+FIDELITY = (DISTANCE, "mse")
+OVER_BASE = "encoding_z<base encoding_y<base both<base"
+UNDER_BASE = "base<encoding_z base<encoding_y base<both"
+SAID: list[tuple[int, Iterable[str], Iterable[str], str, float]] = [
+    # claim, corruptions, metrics, pairs of which left < factor * right, factor
+    (1, CORRUPTIONS, ["std"], UNDER_BASE, 1.0),
+    (2, CORRUPTIONS, ["std"], "base<both encoding_z<both encoding_y<both", 1.0),
+    (2, CORRUPTIONS, ["std"], "unpaired<both misgan<both", 1.0),
+    (3, ["small_patch"], FIDELITY, OVER_BASE, 1.0),
+    (3, ["small_patch"], FIDELITY, "both<encoding_z both<encoding_y", 1.0),
+    (4, ["drop_pixel"], FIDELITY, OVER_BASE, 1.0),
+    (4, ["drop_pixel"], FIDELITY, "encoding_z<encoding_y encoding_z<both", 1.0),
+    (5, ["one_patch"], FIDELITY, UNDER_BASE, 1.0),
+    (5, ["one_patch"], FIDELITY, OVER_BASE, 1.2),
+    (6, CORRUPTIONS, FIDELITY, "both<misgan", 1.0),
+    (6, CORRUPTIONS, [SECONDS], "both<misgan", 0.1),
+    (7, CORRUPTIONS, [DISTANCE], "both<unpaired both<paired", CLOSE),
+    (8, CORRUPTIONS, ["std"], "misgan<base", CLOSE),
 ]
+STATEMENTS: list[tuple[Any, ...]] = [
+    (claim, corruption, metric, *pair.split("<"), factor)
+    for claim, corruptions, metrics, pairs, factor in SAID
+    for corruption in corruptions
+    for metric in metrics
+    for pair in pairs.split()
+]
+Record = Mapping[str, Any]
 
-Records = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
-"""(corruption, method) -> one evaluation record a seed, in the order of the seeds."""
 
-
-def log_ratios(left: Sequence[Mapping], right: Sequence[Mapping], metric: str) -> tuple:
-    """Log ratio of the metric for each seed that both have, and its variance over test images."""
+def log_ratios(pairs: Sequence[tuple[Record, Record]], metric: str) -> tuple[np.ndarray, float]:
+    """Log ratio of a metric for each pair of runs of one seed; its variance over test images."""
     each, variances = [], []
-    for a, b in zip(left, right, strict=False):
-        values = [max(record["metrics"][metric]["value"], 1e-9) for record in (a, b)]
-        each.append(math.log(values[0] / values[1]))
-        if all(metric in record.get("per_image", {}) for record in (a, b)):
-            pair = np.array([record["per_image"][metric] for record in (a, b)])  # (2, images)
-            picks = np.random.default_rng(0).integers(0, pair.shape[1], (RESAMPLES, pair.shape[1]))
-            means = np.nanmean(pair[:, picks], axis=2).clip(1e-9)  # (2, RESAMPLES)
+    for pair in pairs:
+        a, b = (max(record["metrics"][metric]["value"], 1e-9) for record in pair)
+        each.append(math.log(a / b))
+        if all(metric in record.get("per_image", {}) for record in pair):
+            values = np.array([record["per_image"][metric] for record in pair])  # (2, images)
+            n = values.shape[1]
+            picks = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+            means = np.nanmean(values[:, picks], axis=2).clip(1e-9)  # (2, RESAMPLES)
             variances.append(np.log(means[0] / means[1]).var())
         else:
-            half = [
-                (record["metrics"][metric]["high"] - record["metrics"][metric]["low"]) / 3.92
-                for record in (a, b)
-            ]
-            variances.append(sum((h / v) ** 2 for h, v in zip(half, values, strict=True)))
-    return np.array(each), float(np.mean(variances)) if variances else math.nan
+            found = [record["metrics"][metric] for record in pair]
+            errors = [(one["high"] - one["low"]) / 3.92 for one in found]
+            variances.append((errors[0] / a) ** 2 + (errors[1] / b) ** 2)
+    return np.array(each), float(np.mean(variances))
 
 
-Course = Sequence[Mapping[str, float]]
-"""Of one run: step, seconds of training and distance of each snapshot, ascending."""
+def time_ratio(pair: tuple[Record, Record], distance: str) -> tuple[float, float, float]:
+    """Seconds until the first run's distance is the second's at its end, over the second's own.
 
-
-def time_ratio(ours: Course, theirs: Course, distance: str) -> tuple[float, float, float]:
-    """Seconds until our distance is at or below theirs at their end, over their own; and bounds.
-
-    Each run was looked at now and then, so a time is known to lie between the last look before
-    and the first one at which the distance is reached. Infinite where ours never gets there.
+    Runs are looked at now and then ("course"), so that a time is known to lie between two looks:
+    the ratio, its least and its greatest value; infinite where the first run never gets there.
     """
-    wanted = theirs[-1][distance]
-
-    def reached(course: Course) -> tuple[float, float]:
-        before = 0.0
-        for look in course:
-            if look[distance] <= wanted:
-                return before, look["seconds"]
-            before = look["seconds"]
-        return before, math.inf
-
-    (our_before, our_time), (their_before, their_time) = reached(ours), reached(theirs)
-    high = our_time / their_before if their_before else math.inf
-    return our_time / their_time, our_before / their_time, high
+    wanted, bounds = pair[1]["course"][-1][distance], []
+    for record in pair:
+        reached = [look["seconds"] for look in record["course"] if look[distance] <= wanted]
+        time = min(reached, default=math.inf)
+        earlier = [look["seconds"] for look in record["course"] if look["seconds"] < time]
+        bounds.append((max(earlier, default=0.0), time))
+    (our_least, our_time), (their_least, their_time) = bounds
+    most = our_time / their_least if their_least else math.inf
+    return our_time / their_time, our_least / their_time, most
 
 
-def judge(records: Records, distance: str) -> pd.DataFrame:
+def judge(records: Records) -> pd.DataFrame:
     """Every statement judged: one row each.
 
     Columns: claim, corruption, statement, factor, ratio, low, high (95 %), seeds, paper (its own
     ratio), p, outcome (holds, fails, open; untestable).
     """
-    found = []
+    distance = distance_name(records)
     paper = paper_tables().set_index(["corruption", "metric", "method"])["paper"].sort_index()
-    for s in STATEMENTS:
-        left, right = (records.get((s.corruption, m), []) for m in (s.left, s.right))
-        seeds = min(len(left), len(right))
-        row = {"claim": s.claim, "corruption": s.corruption, "statement": str(s)}
-        row |= {"factor": s.factor, "seeds": seeds, "paper": _paper_ratio(s, paper)}
-        usable = all(_is_usable(records, s.corruption, m) for m in (s.left, s.right))
-        if s.metric == SECONDS and usable and all("course" in r for r in (*left, *right)):
-            bounds = [
-                time_ratio(a["course"], b["course"], distance)
-                for a, b in zip(left, right, strict=False)
-            ]
-            row |= dict(zip(("ratio", "low", "high"), np.median(bounds, axis=0), strict=True))
-        elif s.metric != SECONDS and usable:
-            each, row["variance"] = log_ratios(left, right, _key(s.metric, distance))
-            row |= {"ratio": math.exp(each.mean()), "each": each}
-        found.append(row)
-    columns = [
-        "claim",
-        "corruption",
-        "statement",
-        "factor",
-        "ratio",
-        "low",
-        "high",
-        "seeds",
-        "paper",
-    ]
-    table = pd.DataFrame(found, columns=[*columns, "p", "outcome", "variance", "each"])
-    _add_intervals(table)
-    _add_outcomes(table)
-    return table.drop(columns=["variance", "each"])
-
-
-def _add_intervals(table: pd.DataFrame) -> None:
-    """Standard errors: of the images, and of the seeds, pooled over all statements."""
-    several = [e for e in table["each"] if isinstance(e, np.ndarray) and len(e) > 1]
-    freedom = sum(len(e) - 1 for e in several)
+    rows: list[dict[str, Any]] = []
+    estimates = {}  # place among the rows -> log ratios by seed, and their variance
+    for claim, corruption, metric, left, right, factor in STATEMENTS:
+        pairs = [*zip(*(records.get((corruption, m), []) for m in (left, right)), strict=False)]
+        times = "" if factor == 1 else f"{factor:g} × "
+        row = {"claim": claim, "corruption": corruption}
+        row |= {"statement": f"{metric}: {left} < {times}{right}", "factor": factor}
+        row |= dict.fromkeys(("ratio", "low", "high"), math.nan) | {"seeds": len(pairs)}
+        theirs = [paper.get((corruption, metric, m), math.nan) for m in (left, right)]
+        row |= {"paper": theirs[0] / theirs[1], "p": math.nan}
+        if not all(_is_usable(records, corruption, m) for m in (left, right)):
+            pass
+        elif metric != SECONDS:
+            name = distance if metric == DISTANCE else metric
+            estimates[len(rows)] = log_ratios(pairs, name)
+        elif all("course" in record for pair in pairs for record in pair):
+            ratio, low, high = np.median([time_ratio(p, distance) for p in pairs], axis=0)
+            p = 0.5 + (low > factor) / 2 - (high < factor) / 2  # only bounds are known
+            row |= {"ratio": ratio, "low": low, "high": high, "p": p}
+        rows.append(row)
+    several = [each for each, _ in estimates.values() if len(each) > 1]
+    freedom = sum(len(each) - 1 for each in several)
     pooled = sum(((e - e.mean()) ** 2).sum() for e in several) / freedom if freedom else 0.0
-    for i, row in table.iterrows():
-        if isinstance(row["each"], np.ndarray):
-            error = math.sqrt(row["variance"] + pooled / row["seeds"])
-            centre = math.log(row["ratio"])
-            table.loc[i, ["low", "high"]] = np.exp([centre - 1.96 * error, centre + 1.96 * error])
-            table.loc[i, "p"] = stats.norm.cdf((centre - math.log(row["factor"])) / error)
-        elif not math.isnan(row["ratio"]):  # of times only bounds are known
-            table.loc[i, "p"] = (
-                0.5 + (row["low"] > row["factor"]) / 2 - (row["high"] < row["factor"]) / 2
-            )
+    for place, (each, variance) in estimates.items():
+        row, error = rows[place], math.sqrt(variance + pooled / len(each))
+        row["ratio"] = math.exp(each.mean())
+        centre = math.log(row["ratio"])
+        row["low"], row["high"] = np.exp([centre - 1.96 * error, centre + 1.96 * error])
+        row["p"] = stats.norm.cdf((centre - math.log(row["factor"])) / error)
+    table = pd.DataFrame(rows)
+    groups = table.groupby(["claim", "corruption"], sort=False)["p"]
+    return table.assign(outcome=groups.transform(outcomes))
 
 
-def _add_outcomes(table: pd.DataFrame) -> None:
-    """Holm's correction within a claim and corruption."""
-    table["outcome"] = "untestable"
-    for _, part in table[table["p"].notna()].groupby(["claim", "corruption"]):
-        table.loc[part.index, "outcome"] = "open"
-        for outcome, p in (("holds", part["p"]), ("fails", 1 - part["p"])):
-            ordered = p.sort_values()
-            corrected = (ordered * np.arange(len(p), 0, -1)).cummax()
-            table.loc[corrected.index[corrected < LEVEL], "outcome"] = outcome
+def outcomes(p: pd.Series) -> pd.Series:
+    """Of one-sided p-values, corrected by Holm: holds, fails or open; of none: untestable."""
+    found = pd.Series("open", p.index).where(p.notna(), "untestable")
+    for outcome, tested in (("holds", p.dropna()), ("fails", 1 - p.dropna())):
+        ordered = tested.sort_values()
+        corrected = (ordered * np.arange(len(ordered), 0, -1)).cummax()
+        found[corrected.index[corrected < LEVEL]] = outcome
+    return found
 
 
 def grade(outcomes: Sequence[str]) -> str:
@@ -240,91 +183,47 @@ def grade(outcomes: Sequence[str]) -> str:
 
 
 def grades(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a claim and corruption, and one for the claim as a whole (corruption "all")."""
-    rows = []
+    """Formatted cells, one row a claim and corruption, and below them one for the whole claim."""
+    rows = {}
     for number, text in CLAIMS.items():
-        found = []
+        tested = []
         for corruption, part in table[table["claim"] == number].groupby("corruption", sort=False):
-            outcomes, ratios = part["outcome"].tolist(), np.log(part["ratio"].to_numpy(float))
-            found.append(grade(outcomes))
-            about = {"claim": number, "text": text, "corruption": corruption, "grade": found[-1]}
-            about |= {"holds": outcomes.count("holds"), "of": len(outcomes)}
-            finite = ratios[np.isfinite(ratios)]
-            paper = np.log(part["paper"].dropna())
-            about["ratio"] = math.exp(finite.mean()) if len(finite) else math.nan
-            about["paper"] = math.exp(paper.mean()) if len(paper) else math.nan
-            rows.append(about)
-        tested = [g for g in found if g != "untestable"]
+            found = part["outcome"].tolist()
+            if (judged := grade(found)) != "untestable":
+                tested.append(judged)
+            rows[f"{number}, {CORRUPTIONS[corruption]}"] = {
+                "claim": "",
+                "grade": judged,
+                "statements that hold": f"{found.count('holds')} of {len(found)}",
+                "mean ratio": _mean(part["ratio"]),
+                "the paper's": _mean(part["paper"]),
+            }
         whole = max(tested, key=lambda g: (tested.count(g), GRADES.index(g)), default="untestable")
-        rows.append({"claim": number, "text": text, "corruption": "all", "grade": whole})
-    return pd.DataFrame(rows)
+        rows[str(number)] = {"claim": text, "grade": f"**{whole}**"}
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("#")
 
 
-def _key(metric: str, distance: str) -> str:
-    return distance if metric == DISTANCE else metric
+def _mean(ratios: pd.Series) -> str:
+    """Geometric mean of those that are known and finite."""
+    finite = ratios[np.isfinite(ratios)]
+    return f"{stats.gmean(finite):.2f}" if len(finite) else DASH
 
 
 def _is_usable(records: Records, corruption: str, method: str) -> bool:
     """Whether a run is there, and not worse than mean fill or than its own start."""
-    runs = records.get((corruption, method), [])
-    if not runs or method not in METHODS:
-        return bool(runs)
-    limits = [
-        record["metrics"]["energy"]["value"]
-        for name in ("mean", "start")
-        for record in records.get((corruption, name), [])
-    ]
-    energy = float(np.mean([record["metrics"]["energy"]["value"] for record in runs]))
-    return all(energy <= limit for limit in limits)
+    ours, *limits = (
+        [record["metrics"]["energy"]["value"] for record in records.get((corruption, name), [])]
+        for name in (method, "mean", "start")
+    )
+    return bool(ours) and all(np.mean(ours) <= limit for limit in itertools.chain(*limits))
 
 
-def _paper_ratio(s: Statement, table: pd.Series) -> float:
-    """The paper's own left / right; NaN where it gives none."""
-    values = [table.get((s.corruption, s.metric, m), math.nan) for m in (s.left, s.right)]
-    return float(values[0] / values[1])
-
-
-def rendered(profile: str, results: Path | None = None) -> dict[str, str]:
-    """What ``write_claims`` writes: file name -> text."""
-    table = claims_table(profile, results)
-    seeds = table["seeds"].max()
-    text = f"# The paper's claims, profile {Path(profile).stem}\n\n{to_markdown(shown(table))}\n"
+def rendered(profile: str, records: Records) -> dict[str, str]:
+    """The claims as ``claims.md`` and ``claims.csv``: file name -> text."""
+    table = judge(records)
+    cells = grades(table).to_markdown(disable_numparse=True)
+    text = f"# The paper's claims, profile {profile}\n\n{cells}\n\n"
     text += "\n".join(line.strip() for line in __doc__.split("The rule. ")[1].splitlines()) + "\n"
-    if seeds <= 1:
+    if table["seeds"].max() <= 1:
         text += "\nOne seed a run here: a grade is about these very runs.\n"
     return {"claims.csv": table.to_csv(index=False), "claims.md": text}
-
-
-def claims_table(profile: str, results: Path | None = None) -> pd.DataFrame:
-    """Every statement judged from a profile's records; RunError where one does not belong."""
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for config, record in load_records(profile, results):
-        found.setdefault((config.corruption, config.method), []).append(record)
-    evaluations = load_evaluations(profile, results)
-    for (corruption, method), part in evaluations.groupby(["corruption", "method"]):
-        if (corruption, method) not in found:  # a reference
-            metrics = part.set_index("metric")[["value", "low", "high"]].to_dict("index")
-            found[corruption, method] = [{"metrics": metrics}]
-    return judge(found, distance_name(evaluations))
-
-
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Formatted cells, one row a claim and corruption."""
-    rows = {}
-    for row in grades(table).to_dict("records"):
-        if row["corruption"] == "all":
-            rows[str(row["claim"])] = {"claim": row["text"], "grade": f"**{row['grade']}**"}
-            continue
-        rows[f"{row['claim']}, {CORRUPTIONS[row['corruption']]}"] = {
-            "grade": row["grade"],
-            "statements that hold": f"{row['holds']:.0f} of {row['of']:.0f}",
-            "mean ratio": DASH if math.isnan(row["ratio"]) else f"{row['ratio']:.2f}",
-            "the paper's": DASH if math.isnan(row["paper"]) else f"{row['paper']:.2f}",
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("#")
-    return table[["claim", *table.columns.drop("claim")]]
-
-
-def write_claims(profile: str) -> list[Path]:
-    """Write ``claims.csv`` and ``claims.md`` into the profile's results; return their paths."""
-    return write_texts(paths.RESULTS / Path(profile).stem, rendered(profile))
