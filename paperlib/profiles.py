@@ -19,11 +19,7 @@ from paperlib.errors import ConfigurationError
 
 
 def run_of_profile(
-    profile: str,
-    corruption: str,
-    method: str,
-    seed: int = 0,
-    changes: Mapping[str, Any] | None = None,
+    profile: str, corruption: str, method: str, seed: int = 0, changes: Mapping | None = None
 ) -> RunConfig:
     """A run by a profile's settings, also one that its matrix does not have (another seed, say).
 
@@ -62,9 +58,11 @@ def _at(point: dict[str, Any], shared: dict, overrides: dict) -> dict[str, Any]:
 
     E.g. overrides: {drop_pixel: {lambda_z: 2.0}, drop_pixel misgan: {lr_g: 1e-4}}.
     """
-    values = {str(value) for value in point.values()}
-    fitting = [changes for key, changes in overrides.items() if set(str(key).split()) <= values]
-    return shared | point | {k: v for changes in fitting for k, v in changes.items()}
+    keys, values = shared | point, {str(value) for value in point.values()}
+    for where, changes in overrides.items():
+        if set(str(where).split()) <= values:
+            keys |= changes
+    return keys
 
 
 def _read_profile(profile: str) -> tuple[Path, dict, dict, dict]:
@@ -73,16 +71,20 @@ def _read_profile(profile: str) -> tuple[Path, dict, dict, dict]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in paths.CONFIGS.glob("*.yaml")))
         raise ConfigurationError(f"no profile {profile!r} ({path} is missing); known: {known}")
-    shared = read_yaml(path)
-    matrix, overrides = shared.pop("matrix", {}), shared.pop("overrides", {})
+    try:
+        shared = yaml.load(path.read_text(encoding="utf-8"), _EveryKeyOnce)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigurationError(f"{path}: not valid YAML in UTF-8 ({said})") from None
+    if not isinstance(shared, dict):
+        raise ConfigurationError(f"{path}: expected 'key: value' lines")
+    matrix, overrides = (shared.pop(key, {}) for key in ("matrix", "overrides"))
     for key, part, kind in (("matrix", matrix, list), ("overrides", overrides, dict)):
-        wrong = not isinstance(part, dict) or not all(isinstance(v, kind) for v in part.values())
-        if wrong or [] in part.values():
-            what = "lists" if kind is list else "mappings"
-            raise ConfigurationError(f"{path}: '{key}' must map to {what}, got {str(part)[:200]!r}")
+        if not isinstance(part, dict) or not all(v and isinstance(v, kind) for v in part.values()):
+            raise ConfigurationError(f"{path}: '{key}' must map each key to a {kind.__name__}")
     named = {str(value) for values in matrix.values() for value in values}
-    if unknown := ", ".join(sorted({w for k in overrides for w in str(k).split()} - named)):
-        raise ConfigurationError(f"{path}: overrides of {unknown}, which is not in the matrix")
+    if unknown := {word for key in overrides for word in str(key).split()} - named:
+        raise ConfigurationError(f"{path}: overrides of {min(unknown)}, which is not in the matrix")
     return path, shared, matrix, overrides
 
 
@@ -90,19 +92,7 @@ class _EveryKeyOnce(yaml.SafeLoader):
     """Of a key that is there twice YAML would silently take the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise yaml.YAMLError(f"the key '{min(twice)}' is there twice{node.start_mark}")
+        names = [key.value for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"the key '{twice[0]}' is there twice{node.start_mark}")
         return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; ConfigurationError names the file where it is not one."""
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _EveryKeyOnce)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigurationError(f"{path}: not valid YAML in UTF-8 ({said})") from None
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"{path}: expected 'key: value' lines")
-    return values
