@@ -163,6 +163,8 @@ class RunConfig(EvaluationConfig):
     # fill: D is shown, beside y, what y alone determines: its mask and its smooth fill
     discriminator_input: Literal["observation", "fill"] = "observation"
     lambda_score: float = Field(3.0, ge=0)  # scored (ours): weight of the energy score
+    # scored: what of y is hidden once more: what the fresh mask misses, or what it observes
+    hide_where: Literal["missing", "observed"] = "missing"
 
     # the baselines' own terms (Table 2)
     lambda_x: float = Field(100.0, ge=0)  # Paired: weight of the squared error, pix2pix's 100

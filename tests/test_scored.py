@@ -11,9 +11,9 @@ from paperlib.beyond.scored import Scored, energy_score
 from paperlib.core.corruption import mask_law
 
 
-def method_and_pass(garbage: float = 0.0, where: torch.Tensor | None = None):
+def method_and_pass(garbage: float = 0.0, where: torch.Tensor | None = None, **changes):
     """The method, and its pass of observations with ``garbage`` at some pixels (the missing)."""
-    config = tiny(method="scored", bands=3)
+    config = tiny(method="scored", bands=3, **changes)
     torch.manual_seed(0)
     made = Scored(config, awake(Scored.build_networks(config)), mask_law(config.corruption))
     y, m = observations()
@@ -56,9 +56,12 @@ def test_the_loss_is_that_of_base_and_the_weighted_score():
     assert loss.item() == pytest.approx((adversarial + 3.0 * log["energy"]).item(), rel=1e-5)
 
 
-def test_g_never_sees_what_is_missing_or_hidden():
-    _, p = method_and_pass()
+@pytest.mark.parametrize("hide_where", ["missing", "observed"])
+def test_g_never_sees_what_is_missing_or_hidden(hide_where):
+    _, p = method_and_pass(hide_where=hide_where)
+    fresh = p.m_tilde if hide_where == "observed" else 1 - p.m_tilde
+    assert torch.equal(p.hidden, p.m * fresh)
     for where in (p.m == 0, p.hidden > 0):
-        _, spoilt = method_and_pass(0.77, where)
+        _, spoilt = method_and_pass(0.77, where, hide_where=hide_where)
         assert where.any()
         assert all(torch.equal(a, b) for a, b in zip(spoilt.fillings, p.fillings, strict=True))

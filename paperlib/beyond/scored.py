@@ -16,14 +16,16 @@ from paperlib.core.corruption import corrupt
 class ScoredPass(Pass):
     """A pass, and two fillings of what was hidden once more."""
 
-    hidden: Tensor | None = None  # (B, 1, H, W)  m * (1 - m~): observed, but not shown to G
+    hidden: Tensor | None = None  # (B, 1, H, W)  observed, but not shown to G
     fillings: tuple[Tensor, ...] = ()  # (B, C, H, W) each, for two z
 
 
 class Scored(Algorithm1):
     """Hide a part of y once more, fill it in twice, and descend the energy score of the two.
 
-    G sees y on m * m~; where m * (1 - m~) the answer is known. For two fillings x1, x2 the score
+    G sees y on m * m~ and not on m * (1 - m~), where the answer is known; with ``hide_where:
+    observed`` it is the reverse, for masks so sparse that m * m~ shows next to nothing. For two
+    fillings x1, x2 the score
 
         (|x1 - y| + |x2 - y|) / 2 - |x1 - x2| / 2,    |.| root mean square over the hidden pixels
 
@@ -35,6 +37,8 @@ class Scored(Algorithm1):
     def forward(self, y: Tensor, m: Tensor, *, generator: torch.Generator) -> Any:
         p = super().forward(y, m, generator=generator)
         shown, hidden = m * p.m_tilde, m * (1 - p.m_tilde)
+        if self.config.hide_where == "observed":
+            shown, hidden = hidden, shown
         again = corrupt(y, shown)
         z = torch.randn(2 * len(y), self.config.nz, generator=generator, device=y.device)
         both = self.nets.G(again.repeat(2, 1, 1, 1), shown.repeat(2, 1, 1, 1), z)
