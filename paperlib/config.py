@@ -56,7 +56,7 @@ def _in_words(fault: Any) -> str:
 class DataConfig(_Checked):
     """Which images, at what size, split how."""
 
-    dataset: str = "bluemarble"  # a name of data.sources.SOURCES
+    dataset: str = "digits"  # a name of data.sources.SOURCES
     source: str | None = None  # zip or folder, of the data sets of files; from the repository
     size: int = Field(32, ge=4, le=512)  # image side, pixels
     # file: the test images last; official: the partition that celeba and recipe1m come with

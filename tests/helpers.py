@@ -32,7 +32,8 @@ def changed(config: RunConfig, **changes) -> RunConfig:
 def tiny(**changes) -> RunConfig:
     """The smallest networks, at 16 px."""
     return RunConfig(
-        **{"size": SIZE, "batch_size": B, "attention": 4, "lambda_y": 10.0, "lambda_z": 3.0}
+        **{"dataset": "bluemarble", "size": SIZE, "batch_size": B, "attention": 4}
+        | {"lambda_y": 10.0, "lambda_z": 3.0}
         | {"g_channels": [8, 8], "d_channels": [8, 8], "e_channels": [8, 8], "nz": NZ}
         | {"start_from_fill": False}  # whose last layer starts at 0 and lets no gradient pass
         | changes
