@@ -18,7 +18,6 @@ from paperlib.errors import RunError
 from paperlib.evaluation import metrics, protocol
 from paperlib.evaluation.features import EfficientNetLite0, extract, to_levels
 from paperlib.evaluation.metrics import (
-    Measurement,
     bootstrap_ratio,
     distances,
     frechet_distance,
@@ -152,7 +151,7 @@ def test_perfect_reconstruction_has_no_error_and_a_seam_of_one():
     for name in ERRORS | {"std", "std_coarse"}:
         assert values[name].abs().max() < 1e-6
     seam = bootstrap_ratio(values["jump"].numpy(), values["true_jump"].numpy())
-    assert seam.value == seam.low == seam.high == 1
+    assert seam["value"] == seam["low"] == seam["high"] == 1
 
 
 def test_observed_pixels_do_not_count_as_missing():
@@ -186,9 +185,9 @@ def test_jump_of_a_step_across_the_mask_is_its_height():
 def test_interval_contains_its_value_and_shrinks_with_the_number_of_images(n):
     values = np.random.default_rng(0).normal(3, 1, n)
     result = bootstrap_ratio(values)
-    assert result.low < result.value < result.high and result.images == n
+    assert result["low"] < result["value"] < result["high"] and result["images"] == n
     width = 2 * 1.96 / math.sqrt(n)  # of a mean of n normals
-    assert result.high - result.low == pytest.approx(width, rel=0.25)
+    assert result["high"] - result["low"] == pytest.approx(width, rel=0.25)
     assert bootstrap_ratio(values) == result
 
 
@@ -196,16 +195,17 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     results = [bootstrap_ratio(rng.normal(3, 1, 100)) for _ in range(100)]
     # 95 expected; fewer than 86 has probability 1e-4
-    assert 86 <= sum(result.low <= 3 <= result.high for result in results) <= 100
+    assert 86 <= sum(result["low"] <= 3 <= result["high"] for result in results) <= 100
 
 
 def test_ratio_is_that_of_means_and_its_interval_knows_of_pairs():
     rng = np.random.default_rng(0)
     over = rng.uniform(1, 5, 100)
     exact = bootstrap_ratio(2 * over, over)
-    assert exact.value == exact.low == exact.high == pytest.approx(2)
+    assert exact["value"] == exact["low"] == exact["high"] == pytest.approx(2)
     noisy = bootstrap_ratio(2 * over + rng.normal(0, 1, 100), over)
-    assert noisy.value == pytest.approx(2, abs=0.3) and noisy.low < noisy.value < noisy.high
+    assert noisy["value"] == pytest.approx(2, abs=0.3)
+    assert noisy["low"] < noisy["value"] < noisy["high"]
 
 
 # Frechet and kernel distances
@@ -222,7 +222,7 @@ def test_both_frechet_distances_agree(n, f):
     # torchmetrics gives the value, our own one the resamples: with more images than features and
     # with fewer.
     a, b = random_features(0, n, f), random_features(1, n, f, shift=0.2, scale=1.3)
-    value = distances(a, b[None], "FD-x")["FD-x"].value
+    value = distances(a, b[None], "FD-x")["FD-x"]["value"]
     assert frechet_distance(a, b) == pytest.approx(value, rel=1e-4)
     assert value > 1
 
@@ -237,7 +237,9 @@ def test_frechet_distance_of_gaussians_is_the_closed_form():
     a, b = white * sigma_a, white * sigma_b + shift
     expected = (shift**2).sum() + ((sigma_a - sigma_b) ** 2).sum()  # covariances commute
     assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-9)
-    assert distances(a, b[None], "FD-x")["FD-x"].value == pytest.approx(expected.item(), rel=1e-6)
+    assert distances(a, b[None], "FD-x")["FD-x"]["value"] == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 def test_frechet_distance_does_not_see_order_and_is_zero_of_equal_sets():
@@ -256,8 +258,8 @@ def test_distances_name_their_features_and_repeat_without_the_global_generator(n
     assert torch.equal(torch.get_rng_state(), state)
     assert result.keys() == {name, kernel}
     for measurement in result.values():
-        assert measurement.images == 80
-        assert measurement.low < measurement.value < measurement.high
+        assert measurement["images"] == 80
+        assert measurement["low"] < measurement["value"] < measurement["high"]
     torch.manual_seed(4)
     assert distances(a, b[None], name) == result
 
@@ -265,20 +267,22 @@ def test_distances_name_their_features_and_repeat_without_the_global_generator(n
 def test_kernel_distance_tells_equal_from_different_distributions():
     a, b, far = (random_features(s, n=200, shift=d) for s, d in ((0, 0), (1, 0), (2, 3.0)))
     same, other = (distances(a, s[None], "FD-x")["KID-x"] for s in (b, far))
-    assert other.value > 10 * abs(same.value) and other.low > same.high
+    assert other["value"] > 10 * abs(same["value"]) and other["low"] > same["high"]
 
 
 def test_distances_are_those_of_all_samples_together():
     real, first, second = (random_features(seed) for seed in range(3))
     value = distances(real, torch.stack([first, second]), "FD-x")["FD-x"]
-    assert value.value == distances(real, torch.cat([first, second])[None], "FD-x")["FD-x"].value
-    assert value.images == 80  # whatever the number of samples
+    assert (
+        value["value"] == distances(real, torch.cat([first, second])[None], "FD-x")["FD-x"]["value"]
+    )
+    assert value["images"] == 80  # whatever the number of samples
 
 
 @pytest.mark.parametrize("real, fake", [(10, 60), (60, 10), (3, 3)])
 def test_sets_need_not_be_equally_large_nor_large(real, fake):
     found = distances(random_features(0, real), random_features(1, fake)[None], "FD-x")
-    assert found["FD-x"].value > 0 and found["KID-x"].images == fake
+    assert found["FD-x"]["value"] > 0 and found["KID-x"]["images"] == fake
 
 
 @pytest.fixture(scope="module")
@@ -459,7 +463,7 @@ def test_evaluation_record_says_what_it_rests_on(trained):
     assert record["config"] == config.model_dump() and "commit" in record
     assert record["metrics"]["mse"]["images"] == 6  # the test split of 60 images
     assert len(record["per_image"]["mse"]) == 6
-    assert Measurement(**record["metrics"]["FD-cheap"]).images == 6
+    assert record["metrics"]["FD-cheap"]["images"] == 6
     assert not {"course", "data_generator"} & record.keys()
 
 

@@ -1,13 +1,14 @@
-"""Are samples as spread as the truth is uncertain? Coverage of intervals, and the energy score.
-
-Both compare samples with one truth. Where the truth was never observed, hide a part of what was:
-see ``beyond.selection``.
-"""
+"""Are samples as spread as the truth is uncertain? Coverage of intervals, and the energy score."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
+
+# the faster way, by matrix products, loses the small differences between similar samples
+_distance = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def coverage(samples: Tensor, x: Tensor, missing: Tensor, level: float) -> Tensor:
@@ -17,15 +18,12 @@ def coverage(samples: Tensor, x: Tensor, missing: Tensor, level: float) -> Tenso
     its expected coverage is ``level`` for any number S of samples of the truth's own law (Weibull's
     plotting positions), for levels up to (S - 1) / (S + 1). Where an end falls between two samples
     that is exact for a uniform law only; for normal ones and 10 samples 0.80 becomes 0.806.
+    NaN where nothing is missing.
 
     Args:
-        samples: (S, B, C, H, W).
-        x: the truth, (B, C, H, W).
+        samples, x: (S, B, C, H, W), and the truth, (B, C, H, W).
         missing: true where it is measured, (B, 1, H, W) or (B, C, H, W).
         level: of the interval, in (0, 1).
-
-    Returns:
-        NaN where nothing is missing.
     """
     count = len(samples)
     ordered = samples.sort(dim=0).values
@@ -45,11 +43,7 @@ def energy_score(samples: Tensor, x: Tensor, missing: Tensor) -> Tensor:
     A proper score of the whole law: least, on average over truths, for samples X of the truth's
     own law (Gneiting and Raftery 2007). The second mean is over pairs of different samples, so
     that its expectation does not depend on their number. For one sample, repeated, it is the error.
-
-    Args: as of ``coverage``; at least two samples.
-
-    Returns:
-        in units of x; NaN where nothing is missing.
+    In units of x; NaN where nothing is missing. Args as of ``coverage``; at least two samples.
     """
     count, batch = samples.shape[:2]
     missing = missing.expand_as(x)
@@ -58,8 +52,3 @@ def energy_score(samples: Tensor, x: Tensor, missing: Tensor) -> Tensor:
     error = _distance(s, truth).mean(dim=(1, 2))
     spread = _distance(s, s).sum(dim=(1, 2)) / (count * (count - 1))
     return (error - spread / 2) / missing.sum(dim=(1, 2, 3)).to(x.dtype).sqrt()
-
-
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    # the faster way, by matrix products, loses the small differences between similar samples
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

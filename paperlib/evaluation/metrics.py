@@ -8,7 +8,6 @@ over images. One pass draws the samples once and feeds every metric.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,22 +22,14 @@ from paperlib.evaluation.features import kernel_distance_name, to_levels
 
 METRICS_VERSION = 3  # 3: distances to other images, 8-bit levels; an older evaluation is done again
 BLOCK = 4  # side of the blocks of std_coarse, pixels
-MOST_FEATURES = 2000  # samples that the distances rest on; more cost more than they tell
 RESAMPLES = 1000  # of the bootstrap, for means over images
 DISTANCE_RESAMPLES = 20  # of the bootstrap, for the Frechet distance
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 200
-MOST_FEATURES = 2000  # samples that the distances rest on; more cost more than they tell
 PER_IMAGE = ("mse", "mse_missing", "std", "std_coarse", "energy")  # kept for paired comparisons
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """A metric's value, its 95 % bootstrap interval, and the number of images behind them."""
-
-    value: float
-    low: float
-    high: float
-    images: int
+Measurement = dict[str, float]
+"""A metric's value, its 95 % bootstrap interval low, high, and the number of images behind them."""
 
 
 def per_image(
@@ -48,23 +39,9 @@ def per_image(
 
     Args:
         x_tilde: reconstructions, (samples, B, C, H, W).
-        without_z: the reconstruction at z = 0, (B, C, H, W).
-        x: originals, (B, C, H, W).
+        without_z, x: the reconstruction at z = 0, and the originals, (B, C, H, W).
         m: masks, (B, 1, H, W), 1 = observed.
         border: pixels left out of the interior on each side.
-
-    Returns:
-        mse: over the whole image, mean over the samples;
-        mse_missing, mse_interior: over missing pixels, over all but the border;
-        mse_best: over missing pixels, of the best sample (best of 10);
-        mse_without_z: over missing pixels, at z = 0;
-        std: over the samples (ddof = 1), mean over channels and missing pixels (section 3.4);
-        std_coarse: the same of the means of 4 x 4 blocks: dots in which G writes z raise std only;
-        energy: energy score of the samples over missing entries, lower is better, and
-        coverage_50, coverage_80: share of the missing entries in the central intervals of the
-            samples, rounded to 8-bit levels (``calibration``); NaN where nothing is missing;
-        jump, true_jump: mean |difference| across the observed/missing border in the first sample
-            and in the original; the seam ratio is the ratio of their means.
     """
     missing = (1 - m).expand_as(x)  # (B, C, H, W)
     n_missing = missing.sum(dim=(1, 2, 3)).clamp(min=1)  # (B,)
@@ -79,11 +56,14 @@ def per_image(
         "mse_interior": error[..., inside, inside].mean(dim=(0, 2, 3, 4)),
         "mse_best": over_missing.min(dim=0).values,
         "mse_without_z": ((without_z - x).square() * missing).sum(dim=(1, 2, 3)) / n_missing,
-        "std": _mean_deviation(x_tilde, missing),
+        "std": _mean_deviation(x_tilde, missing),  # over missing pixels (section 3.4)
+        # of means of 4 x 4 blocks: dots in which G writes z raise std only
         "std_coarse": _mean_deviation(blocks, F.avg_pool2d(missing, BLOCK)),
+        # these three are NaN where nothing is missing
         "energy": energy_score(x_tilde, x, missing > 0),
         "coverage_50": coverage(levels, x, missing > 0, 0.5),
         "coverage_80": coverage(levels, x, missing > 0, 0.8),
+        # the seam ratio is the ratio of their means
         "jump": jump_across_border(x_tilde[0], m),
         "true_jump": jump_across_border(x, m),
     }
@@ -106,10 +86,7 @@ def jump_across_border(x: Tensor, m: Tensor) -> Tensor:
 
 
 def over_images(measured: list[dict[str, Tensor]]) -> tuple[dict[str, Measurement], dict[str, Any]]:
-    """The mean of each metric over all images.
-
-    Args:
-        measured: what ``per_image`` gives, batch by batch.
+    """The mean of each metric over all images, of what ``per_image`` gives batch by batch.
 
     Returns:
         metric -> Measurement; the two jumps become "seam", the ratio of their means, and images of
@@ -133,7 +110,8 @@ def bootstrap_ratio(values: np.ndarray, over: np.ndarray | None = None) -> Measu
     picks = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
     estimates = values[picks].mean(axis=1) / over[picks].mean(axis=1)
     low, high = np.percentile(estimates, [2.5, 97.5])
-    return Measurement(float(values.mean() / over.mean()), float(low), float(high), n)
+    value = float(values.mean() / over.mean())
+    return {"value": value, "low": float(low), "high": float(high), "images": n}
 
 
 def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
@@ -144,17 +122,14 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
     deviations of the resamples. That of the kernel distance is over torchmetrics' random subsets.
 
     Args:
-        real: features of complete images, (N, F).
-        fake: features of samples, (samples, images, F).
-        name: of the Frechet distance on these features.
-
-    Returns:
-        {name: ..., "KID-" + features: ...}, e.g. FD-efflite0 and KID-efflite0.
+        real, fake: features of complete images, (N, F), and of samples, (samples, images, F).
+        name: of the Frechet distance on these features, e.g. FD-efflite0 beside KID-efflite0.
     """
     real, fake = real.double(), fake.double()
     n, everything = fake.shape[1], fake.flatten(0, 1)
     subset = min(KID_SUBSET_SIZE, min(len(real), n) // 2)
-    as_they_are = _Features(real.shape[1])
+    as_they_are: Any = nn.Identity()  # where torchmetrics expects an extractor
+    as_they_are.num_features = real.shape[1]
     frechet = FrechetInceptionDistance(as_they_are).set_dtype(torch.float64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*will save all extracted features")
@@ -173,9 +148,11 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
         mean, std = map(float, kernel.compute())
     half = float(1.96 * std / np.sqrt(n / subset))  # of the whole set, from the spread of subsets
     return {
-        name: Measurement(value, value - spread, value + spread, n),
-        kernel_distance_name(name): Measurement(mean, mean - half, mean + half, n),
-    }
+        name: {"value": value, "low": value - spread, "high": value + spread, "images": n},
+        kernel_distance_name(name): {
+            "value": mean, "low": mean - half, "high": mean + half, "images": n,
+        },
+    }  # fmt: skip
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -188,11 +165,3 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     A, B = (a - mean_a) / (len(a) - 1) ** 0.5, (b - mean_b) / (len(b) - 1) ** 0.5
     root = torch.linalg.svdvals(A @ B.T).sum()
     return float((mean_a - mean_b).square().sum() + A.square().sum() + B.square().sum() - 2 * root)
-
-
-class _Features(nn.Identity):
-    """Features that pass where torchmetrics expects an extractor."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from paperlib.progress import track
 from paperlib.run import Run
 from paperlib.training.device import default_device, deterministic_algorithms
 
-REAL_IMAGES = 2000  # of the training split, at most, but as many as are evaluated
+MOST_FEATURES = 2000  # that a distance rests on, of either side, but all images are in
 
 
 class EvaluationProtocol:
@@ -37,30 +37,23 @@ class EvaluationProtocol:
         self.images = CompleteImages(self.data, config.eval_split, *about)
         self.others = CompleteImages(self.data, "training", *about)  # not those filled in
         self.count = min(config.eval_images, len(self.images))
-
-    def rests_on(self) -> dict[str, Any]:
-        """What a measurement depends on besides what is measured."""
-        return {
+        self.rests_on = {
             "data_checksum": self.data.checksum,
             "extractor": self.extractor.name,
-            "split": self.config.eval_split,
-            "images": self.config.eval_images,
+            "split": config.eval_split,
+            "images": config.eval_images,
             "metrics": metrics.METRICS_VERSION,
         }
 
     def measure(self, reconstruct: Reconstruct, title: str) -> dict[str, Any]:
-        """Measure reconstructions of the first ``count`` images.
-
-        Args:
-            reconstruct: what fills in, e.g. ``sampling.sampler(G, samples, seed)``.
-            title: what the progress says.
+        """Measure reconstructions of the first ``count`` images; ``title``: for the progress.
 
         Returns:
-            "metrics": name -> Measurement as a dictionary, see ``metrics``;
+            "metrics": name -> value, low, high (95 %), images;
             "per_image": name of ``metrics.PER_IMAGE`` -> one value an image.
         """
         batches = [rows.numpy() for rows in torch.arange(self.count).split(BATCH)]
-        measured, fakes, judged = [], [], max(1, metrics.MOST_FEATURES // self.count)
+        measured, fakes, judged = [], [], max(1, MOST_FEATURES // self.count)
         for rows in track(batches, len(batches), title):
             x, m = self.images.batch(rows)
             x_tilde, without_z = reconstruct(corrupt(x, m), m, rows)
@@ -68,28 +61,16 @@ class EvaluationProtocol:
             distinct = 1 if torch.equal(x_tilde[0], x_tilde[1]) else judged  # 1: it has no z
             fakes.append(torch.stack([extract(self.extractor, s) for s in x_tilde[:distinct]]))
         means, kept = metrics.over_images(measured)
-        found = {name: vars(measurement) for name, measurement in means.items()}
-        found |= self.measure_images(torch.cat(fakes, dim=1))
-        return {"metrics": found, "per_image": kept}
+        return {"metrics": means | self.distances(torch.cat(fakes, dim=1)), "per_image": kept}
 
-    def measure_images(self, features: Tensor) -> dict[str, Any]:
-        """The distances of images to real ones, from their features (samples, images, F)."""
-        measured = metrics.distances(self.real, features, self.extractor.name)
-        return {name: vars(measurement) for name, measurement in measured.items()}
+    def distances(self, fake: Tensor) -> dict[str, Any]:
+        """Of images to complete ones of the training split, from features (samples, images, F)."""
+        count = min(len(self.others), max(MOST_FEATURES, self.count))
+        real = self.features(self.others, "training", count)
+        return metrics.distances(real, fake, self.extractor.name)
 
-    @cached_property
-    def real(self) -> Tensor:
-        """Features of complete images of the training split, (N, F)."""
-        count = min(len(self.others), max(REAL_IMAGES, self.count))
-        return self._features(self.others, "training", count)
-
-    @cached_property
-    def originals(self) -> Tensor:
-        """Features of the very images that are filled in, (count, F)."""
-        return self._features(self.images, self.config.eval_split, self.count)
-
-    def _features(self, images: CompleteImages, split: str, count: int) -> Tensor:
-        """Of the first images of a split; computed once per data set and kept beside it."""
+    def features(self, images: CompleteImages, split: str, count: int) -> Tensor:
+        """Of the first images of a split, (count, F); computed once, and kept beside the data."""
         key = f"{self.extractor.name}-{split}-{count}-{self.data.checksum[:16]}"
         path = self.data.folder / f"features-{key}.safetensors"
         if not path.is_file():
@@ -118,20 +99,20 @@ def evaluate_run(folder: Path, device: torch.device | str | None = None) -> dict
         torch.set_num_threads(config.threads)
     G, protocol = run.generator(device), EvaluationProtocol(config.evaluation, device)
     trained = run.record_on(protocol.data)
-    about = {key: trained[key] for key in ("date", "seconds", "steps", "commit")}
-    rests_on = {"generator_checksum": trained["generator_checksum"]} | protocol.rests_on()
+    rests_on = {"generator_checksum": trained["generator_checksum"], **protocol.rests_on}
     rests_on["samples"] = config.eval_samples
     if (done := run.evaluation) and done["rests_on"] == rests_on:
         return done
     with run.lock("evaluation.lock"), deterministic_algorithms(config.deterministic):
         reconstruct = sampler(G, config.eval_samples, config.evaluation_seed)
-        measured = protocol.measure(reconstruct, f"evaluating {config.name}")
-        record = records.provenance(config, protocol.data.checksum) | measured
-        record |= {"rests_on": rests_on, "training": about}
+        record = records.provenance(config, protocol.data.checksum)
+        record |= protocol.measure(reconstruct, f"evaluating {config.name}")
+        record["rests_on"] = rests_on
+        record["training"] = {k: trained[k] for k in ("date", "seconds", "steps", "commit")}
         if config.snapshots:
-            record["course"] = _course(run, protocol, measured["metrics"], device)
+            record["course"] = _course(run, protocol, record["metrics"], device)
         if "data_generator_checksum" in trained:
-            record["data_generator"] = protocol.measure_images(_own_samples(run, protocol, device))
+            record["data_generator"] = protocol.distances(_own_samples(run, protocol, device))
         return records.write_record(run.folder / "evaluation.json", record)
 
 
@@ -139,12 +120,12 @@ def _course(
     run: Run, protocol: EvaluationProtocol, final: dict[str, Any], device: torch.device
 ) -> list[dict[str, float]]:
     """Step, seconds of training, and metrics of each snapshot (two z an image) and of the end."""
-    config, looks = run.config, []
+    looks = []
     for step in run.snapshots:
-        reconstruct = sampler(run.snapshot(step, device), 2, config.evaluation_seed)
-        measured = protocol.measure(reconstruct, f"evaluating {config.name} at step {step}")
-        looks.append((step, run.snapshot_seconds(step), measured["metrics"]))
-    looks.append((config.steps, run.record["seconds"], final))
+        reconstruct = sampler(run.snapshot(step, device), 2, run.config.evaluation_seed)
+        found = protocol.measure(reconstruct, f"evaluating {run.config.name} at step {step}")
+        looks.append((step, run.snapshot_seconds(step), found["metrics"]))
+    looks.append((run.config.steps, run.record["seconds"], final))
     shown = (protocol.extractor.name, "mse_missing")
     return [
         {"step": step, "seconds": seconds} | {name: found[name]["value"] for name in shown}
@@ -164,23 +145,20 @@ def _own_samples(run: Run, protocol: EvaluationProtocol, device: torch.device) -
 def evaluate_reference(
     name: str, config: EvaluationConfig, path: Path, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
-    """Evaluate a reference without learning by the same protocol; write its record to ``path``.
+    """Evaluate one of ``references.ROWS`` by the same protocol; write its record to ``path``.
 
-    Args:
-        name: one of ``references.REFERENCES``; "start", what G starts from; or "real", the
-            distances of the originals themselves to other complete images, the floor.
-        config: what to measure on.
-        path: the record's file; nothing is done if it rests on the same data.
-        device: of the features.
+    Of "real", the floor, these are the distances of the originals to other complete images. Nothing
+    is done if the record rests on the same configuration and data.
     """
     protocol = EvaluationProtocol(config, device)
-    rests_on = {"reference": name} | protocol.rests_on()
+    rests_on = {"reference": name, **protocol.rests_on}
     if path.is_file():
         done = records.read_record(path)
         if done["rests_on"] == rests_on and done["config"] == config.model_dump():
             return done
-    if name == references.REAL:
-        measured = {"metrics": protocol.measure_images(protocol.originals[None])}
+    if name == "real":
+        originals = protocol.features(protocol.images, config.eval_split, protocol.count)
+        measured = {"metrics": protocol.distances(originals[None])}
     else:
         fill = deterministic(partial(references.fill, name))
         measured = protocol.measure(fill, f"evaluating {config.corruption}-{name}")

@@ -1,8 +1,4 @@
-"""What a user would try first: filling in without learning, one image at a time.
-
-Each is a well-kept library's, and each gives one answer: no z, hence no diversity. They are
-strong where observed pixels are everywhere near, and stand in Table 2 beside what was learned.
-"""
+"""What a user would try first: filling in without learning, one image at a time, with no z."""
 
 from __future__ import annotations
 
@@ -22,12 +18,9 @@ from paperlib.evaluation.features import to_levels
 
 RADIUS = 3  # pixels around a missing one that OpenCV's two methods look at
 
-Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(y (H, W, 3) float in [-1, 1], missing (H, W) bool) -> complete image (H, W, 3)."""
-
 
 def mean_fill(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Each channel's mean over the observed pixels of the image."""
+    """Each channel's mean over the observed pixels of an image (H, W, C) in [-1, 1]."""
     return np.broadcast_to(y[~missing].mean(axis=0), y.shape)
 
 
@@ -41,11 +34,6 @@ def linear_interpolation(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return filled
 
 
-def biharmonic(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """The smoothest surface through the observed pixels: its bi-Laplacian is 0 (scikit-image)."""
-    return inpaint_biharmonic(y, missing, channel_axis=-1)
-
-
 def _opencv(y: np.ndarray, missing: np.ndarray, method: int) -> np.ndarray:
     """On 8 bits."""
     levels = to_levels(torch.from_numpy(y)).numpy()
@@ -53,17 +41,17 @@ def _opencv(y: np.ndarray, missing: np.ndarray, method: int) -> np.ndarray:
     return filled.reshape(y.shape) / 127.5 - 1  # of one band OpenCV drops the axis
 
 
-REFERENCES: dict[str, Fill] = {
+REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "mean": mean_fill,
     "linear": linear_interpolation,
-    "biharmonic": biharmonic,
+    # the smoothest surface through the observed pixels: its bi-Laplacian is 0
+    "biharmonic": partial(inpaint_biharmonic, channel_axis=-1),
     "telea": partial(_opencv, method=cv2.INPAINT_TELEA),  # fast marching (Telea 2004)
     # lines of equal grey continued as a fluid flows (Bertalmio et al. 2001)
     "navier_stokes": partial(_opencv, method=cv2.INPAINT_NS),
 }
-
-START, REAL = "start", "real"  # what G starts from, untrained; the originals themselves
-ROWS = (*REFERENCES, START, REAL)
+"""Name -> (y (H, W, C) in [-1, 1], missing (H, W) bool) -> complete image (H, W, C)."""
+ROWS = (*REFERENCES, "start", "real")  # what G starts from, untrained; the originals themselves
 
 
 def fill(name: str, y: Tensor, m: Tensor, sweeps: int = 0) -> Tensor:
@@ -71,17 +59,17 @@ def fill(name: str, y: Tensor, m: Tensor, sweeps: int = 0) -> Tensor:
 
     Args:
         name: one of ``REFERENCES``, or "start": the smooth fill that G starts from.
-        y: observations, (B, C, H, W), in [-1, 1], 0 where missing.
-        m: masks, (B, 1, H, W), 1 = observed.
+        y, m: observations, (B, C, H, W), in [-1, 1], 0 where missing; masks, (B, 1, H, W).
         sweeps: how far "start" is relaxed (``fill_sweeps``).
 
     Returns:
         (B, C, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
     """
-    if name == START:
-        return composite(pyramid_fill(y, m, sweeps=sweeps).clamp(-1, 1), y, m)
-    images = y.permute(0, 2, 3, 1).double().cpu().numpy()  # (B, H, W, C)
-    missing = m[:, 0].cpu().numpy() == 0  # (B, H, W)
-    filled = np.stack(list(map(REFERENCES[name], images, missing)))
-    generated = torch.from_numpy(filled).permute(0, 3, 1, 2).to(y).clamp(-1, 1)
-    return composite(generated, y, m)
+    if name == "start":
+        generated = pyramid_fill(y, m, sweeps=sweeps)
+    else:
+        images = y.permute(0, 2, 3, 1).double().cpu().numpy()  # (B, H, W, C)
+        missing = m[:, 0].cpu().numpy() == 0  # (B, H, W)
+        filled = np.stack(list(map(REFERENCES[name], images, missing)))
+        generated = torch.from_numpy(filled).permute(0, 3, 1, 2).to(y)
+    return composite(generated.clamp(-1, 1), y, m)

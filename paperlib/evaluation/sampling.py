@@ -19,11 +19,7 @@ Reconstruct = Callable[[Tensor, Tensor, np.ndarray], tuple[Tensor, Tensor]]
 def latents(
     rows: Iterable[int], samples: int, nz: int, seed: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """z ~ N(0, I) for images numbered ``rows``, (samples, B, nz).
-
-    Those of an image are a function of (seed, its number) alone, so that evaluation and figures
-    show the same samples.
-    """
+    """z ~ N(0, I), (samples, B, nz), a function of the seed and the images' numbers ``rows`` alone."""
     draws = [torch.randn(samples, nz, generator=seeds.generator(seed, "z", int(r))) for r in rows]
     return torch.stack(draws, dim=1).to(device)
 
@@ -33,13 +29,13 @@ def reconstruct(G: Any, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
     """Plausible complete images x~ = G(y, z) * (1 - m) + y, one for each z (equation 4).
 
     Args:
-        G: a trained generator in evaluation mode: (y, m, z) -> (B, 3, H, W).
+        G: a trained generator in evaluation mode.
         y: observations, (B, 3, H, W), in [-1, 1], 0 where missing.
         m: masks, (B, 1, H, W), 1 = observed.
-        z: latent codes, (samples, B, nz); zeros give the reconstruction with z unused.
+        z: (samples, B, nz); zeros leave z unused.
 
     Returns:
-        (samples, B, 3, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
+        (samples, B, 3, H, W); observed pixels equal those of ``y`` to the bit.
     """
     return torch.stack([composite(G(y, m, code), y, m) for code in z])
 
