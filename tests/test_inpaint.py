@@ -16,7 +16,8 @@ from torch import nn
 from paperlib import paths
 from paperlib.beyond import inpaint as module
 from paperlib.beyond.incomplete_files import read_incomplete
-from paperlib.beyond.inpaint import inpaint, limits_of, reconstruct_tiled, tile_starts, tile_window
+from paperlib.beyond.inpaint import inpaint, reconstruct_tiled, tile_starts, tile_window
+from paperlib.run import Run
 from paperlib.training.loop import train
 
 SAMPLES = 3
@@ -131,18 +132,6 @@ def test_what_samples_depend_on(run, source, output, tmp_path):
     )
 
 
-def test_complete_image_among_others_comes_back_as_it_is_and_is_named(run, tmp_path, capsys):
-    (folder := tmp_path / "in").mkdir()
-    write(folder / "a.png", picture())
-    clear = write(folder / "b.png", picture(seed=5), observed=np.ones((20, 24), bool))
-    assert inpaint(run, folder, tmp_path / "out", 2) == {}
-    (note,) = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
-    assert str(clear) in note and "no pixel is missing" in note
-    for label in ("sample1", "sample2", "mean"):
-        assert np.array_equal(stored(tmp_path / "out" / f"b-{label}.png"), stored(clear)[..., :3])
-    assert not stored(tmp_path / "out" / "b-std.png").any()
-
-
 # The range
 
 
@@ -155,12 +144,6 @@ def test_values_outside_the_range_are_named_and_samples_scale_with_it(run, tmp_p
     for ours, theirs, shift in zip(found[0], found[-8], (-8, -8, 0), strict=True):
         np.testing.assert_allclose(theirs, 64 * ours + shift, rtol=0, atol=1e-3)
     assert "a.npy: observed values lie outside 0 to 1" in inpaint(run, path, tmp_path / "out")[path]
-
-
-def test_limits_of_training_are_those_of_each_band(source):
-    image = read_incomplete(source / "float.npy")
-    low, high = limits_of(image, 3, None, [[0.2, 0.4], [0, 1], [-1, 9]])
-    assert low.tolist() == [0.2, 0, -1] and high.tolist() == [0.4, 1, 9]  # wider values are kept
 
 
 # Tiles
@@ -229,6 +212,13 @@ def test_tiles_without_missing_pixels_are_not_computed(place, tiles):
     assert filled[:, place[0], place[1]] == pytest.approx([0.3] * 3)
 
 
+def test_limits_of_training_are_those_of_each_band(run, source):
+    image, brightest = read_incomplete(source / "float.npy"), Stub(lambda y, m, z: y * 0 + 1)
+    limits = [[0.2, 0.4], [0, 1], [-1, 9]]
+    found = module.fill_in(brightest, Run(run).config, image, "a", 1, 0, None, limits)
+    assert np.allclose(found["mean"][~image.observed], [0.4, 1, 9])
+
+
 # What goes wrong
 
 
@@ -249,10 +239,10 @@ def test_bad_images_are_named_and_do_not_stop_the_others(run, tmp_path, monkeypa
     fill_in, faults = module.fill_in, {"full.png": OSError(28, "No space left on device")}
     faults["large.png"] = MemoryError()
 
-    def failing(G, size, image, name, *options):
+    def failing(G, config, image, name, *options):
         if name in faults:
             raise faults[name]
-        return fill_in(G, size, image, name, *options)
+        return fill_in(G, config, image, name, *options)
 
     monkeypatch.setattr(module, "fill_in", failing)
     failed = inpaint(run, folder, tmp_path / "out", 1)

@@ -37,30 +37,15 @@ def pair(r: float) -> Gaussian:
     return Gaussian((1, 2), doubles([[0, 0]]), covariance, torch.ones(1, 2, dtype=torch.bool))
 
 
-def exactly(values) -> object:
-    return pytest.approx(np.asarray(values), abs=1e-12)
-
-
 # Two pixels, by hand
 
 
 @pytest.mark.parametrize("r", [-0.5, 0.0, 0.8])
 def test_one_of_two_pixels_observed_gives_the_textbook_s_mean_and_variance(r):
     exact = condition(pair(r), as_images([[0.7, 99.0]]), as_images([[1.0, 0.0]]))
-    assert exact.mean[0].numpy() == exactly([0.7, 0.7 * r])
-    assert exact.covariance[0].numpy() == exactly([[0, 0], [0, 1 - r**2]])
+    assert exact.mean[0].numpy() == pytest.approx([0.7, 0.7 * r])
+    assert exact.covariance[0].numpy() == pytest.approx(np.array([[0, 0], [0, 1 - r**2]]))
     assert exact.missing.tolist() == [[False, True]]
-
-
-def test_all_observed_leaves_no_doubt():
-    exact = condition(pair(0.8), as_images([[0.1, -2.0]]), as_images([[1.0, 1.0]]))
-    assert torch.equal(exact.mean, doubles([[0.1, -2.0]]))
-    assert not exact.covariance.any()
-    samples = exact.sample(5, seeds.generator("s"))
-    assert torch.equal(samples, as_images([[0.1, -2.0]]).expand(5, 1, 1, 1, 2))
-
-
-# A second implementation
 
 
 def test_posterior_equals_a_plain_implementation_with_index_sets():
@@ -86,28 +71,20 @@ def test_what_lies_under_the_mask_has_no_influence():
     y = FIELD.sample(5, seeds.generator("y"))[:, 0]
     m = DropPixel(0.5).sample(5, 4, seeds.generator("m"))
     exact = condition(FIELD, y, m)
-    for garbage in (math.nan, math.inf, 1e30):
-        spoilt = condition(FIELD, torch.where(m > 0, y, garbage), m)
-        assert torch.equal(spoilt.mean, exact.mean)
-        assert torch.equal(spoilt.covariance, exact.covariance)
+    spoilt = condition(FIELD, torch.where(m > 0, y, math.nan), m)
+    assert torch.equal(spoilt.mean, exact.mean)
+    assert torch.equal(spoilt.covariance, exact.covariance)
 
 
 # The fields
 
 
-@pytest.mark.parametrize("side", [3, 8])
-def test_covariance_is_stationary_of_unit_diagonal_and_positive_definite(side):
-    C = random_field(side).covariance[0]
-    assert C.dtype == torch.float64 and torch.equal(C, C.T) and (C.diagonal() == 1).all()
-    assert torch.linalg.eigvalsh(C).min() > 0.5 * 0.02 / 1.02  # the white noise is a floor
-    i, j = np.indices((side, side)).reshape(2, -1)
+def test_covariance_is_that_of_the_distance():
+    i, j = np.indices((4, 4)).reshape(2, -1)
     squares = np.subtract.outer(i, i) ** 2 + np.subtract.outer(j, j) ** 2
     expected = np.exp(-squares / (2 * 1.5**2)) / 1.02
     np.fill_diagonal(expected, 1)
-    assert C.numpy() == pytest.approx(expected, rel=1e-12)
-
-
-# Its samples
+    assert FIELD.covariance[0].numpy() == pytest.approx(expected, rel=1e-12)
 
 
 def test_samples_keep_what_is_observed_to_the_bit_and_have_the_right_moments():
@@ -135,21 +112,14 @@ def test_samples_given_observations_of_the_prior_are_distributed_as_the_prior():
     prior = FIELD.covariance[0]
     assert again.mean(0).abs().max() < 5 / count**0.5
     assert (again.flatten(1).T.cov() - prior).abs().max() < 8 / count**0.5
-    # and with what is observed it hangs together as x does: E x~_i x~_j over one of each
-    mixed = (again[:, 0, 1, 1] * x[:, 0, 1, 2])[(m[:, 0, 1, 1] == 0) & (m[:, 0, 1, 2] > 0)]
-    assert mixed.mean().item() == pytest.approx(prior[5, 6].item(), abs=5 * 1.5 / len(mixed) ** 0.5)
 
 
 # Distances
 
 
-@pytest.fixture(scope="module")
-def observed() -> tuple[Tensor, Gaussian]:
-    """Forty observations of half the pixels of a field of 5 x 5: x, and the posteriors."""
-    field = random_field(5)
-    x = field.sample(40, seeds.generator("x"))[:, 0]
-    m = DropPixel(0.5).sample(40, 5, seeds.generator("m"))
-    return x, condition(field, x, m)
+# Forty observations of half the pixels of a field of 5 x 5
+X = random_field(5).sample(40, seeds.generator("x"))[:, 0]
+EXACT = condition(random_field(5), X, DropPixel(0.5).sample(40, 5, seeds.generator("m")))
 
 
 def measured(samples: Tensor, x: Tensor, exact: Gaussian) -> dict[str, float]:
@@ -170,9 +140,8 @@ def test_distances_by_hand_on_one_missing_pixel():
     assert found["coverage_50"] == 1
 
 
-def test_samples_of_the_posterior_reach_the_least_distance(observed):
-    x, exact = observed
-    found = measured(exact.sample(200, seeds.generator("own")), x, exact)
+def test_samples_of_the_posterior_reach_the_least_distance():
+    found = measured(EXACT.sample(200, seeds.generator("own")), X, EXACT)
     assert found["mean"] == pytest.approx(200**-0.5, rel=0.1)  # of a mean of 200
     assert found["covariance"] < 0.3 and found["wasserstein"] < 0.15
     assert found["variance"] == pytest.approx(1, abs=0.02)
@@ -181,34 +150,27 @@ def test_samples_of_the_posterior_reach_the_least_distance(observed):
 
 
 @pytest.mark.parametrize(
-    "shift, factor, mean, variance, covariance, wasserstein",
-    [  # in deviations; of the sliced distance the expectation for normal samples
-        (1, 1, 1, 1, 0, None),
-        (0, 2, 0, 4, 3, (2 / math.pi) ** 0.5),  # E |2 g - g|; |4 C - C| / |C|
-        (0, 0, 0, 0, 1, (2 / math.pi) ** 0.5),  # a point mass: E |g|
+    "shift, factor, mean, variance, covariance",
+    [  # in deviations
+        (1, 1, 1, 1, 0),
+        (0, 2, 0, 4, 3),  # |4 C - C| / |C|
+        (0, 0, 0, 0, 1),  # a point mass
     ],
 )
 def test_wrong_samples_are_measured_by_what_is_wrong_with_them(
-    observed, shift, factor, mean, variance, covariance, wasserstein
+    shift, factor, mean, variance, covariance
 ):
-    x, exact = observed
-    own = exact.sample(400, seeds.generator("own"))
-    deviation = exact.covariance.diagonal(dim1=1, dim2=2).sqrt().view_as(x)
-    centre = exact.mean.view_as(x)
-    found = measured(centre + factor * (own - centre) + shift * deviation, x, exact)
+    own = EXACT.sample(400, seeds.generator("own"))
+    deviation = EXACT.covariance.diagonal(dim1=1, dim2=2).sqrt().view_as(X)
+    centre = EXACT.mean.view_as(X)
+    found = measured(centre + factor * (own - centre) + shift * deviation, X, EXACT)
     assert found["mean"] == pytest.approx(mean, abs=0.12)
     assert found["variance"] == pytest.approx(variance, abs=0.1)
     assert found["covariance"] == pytest.approx(covariance, abs=0.3)
-    if wasserstein:
-        assert found["wasserstein"] == pytest.approx(wasserstein, rel=0.1)
-    else:
-        assert found["wasserstein"] > 0.3
-    assert found["energy"] > measured(own, x, exact)["energy"]
-    if factor != 1:
+    assert found["energy"] > measured(own, X, EXACT)["energy"]
+    if factor != 1:  # in expectation, for normal samples: E |2 g - g|, or E |g|
+        assert found["wasserstein"] == pytest.approx((2 / math.pi) ** 0.5, rel=0.1)
         assert (found["coverage_50"] > 0.7) if factor else (found["coverage_95"] == 0)
-
-
-# The sliced distance
 
 
 def test_sliced_distance_of_two_points_is_their_mean_projected_distance():

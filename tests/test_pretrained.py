@@ -6,7 +6,6 @@ import pytest
 
 from paperlib.beyond import pretrained
 from paperlib.data.prepare import prepare
-from paperlib.errors import RunError
 from paperlib.run import Run
 
 CONFIG = Run(pretrained.run(pretrained.names()[0])).config
@@ -18,11 +17,6 @@ def test_they_are_whole_and_of_one_data_set(name):
     assert run.config.data == CONFIG.data
     assert run.config.name == name
     assert run.generator().nz == run.config.nz  # loads, and is what the record vouches for
-
-
-def test_an_unknown_one_is_refused_with_the_known_names():
-    with pytest.raises(RunError, match=pretrained.names()[0]):
-        pretrained.run("large")
 
 
 def test_neither_run_has_seen_the_images_which_are_of_the_test_split(empty_workspace):

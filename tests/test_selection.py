@@ -45,9 +45,6 @@ def law_and_masks(name: str, size: int) -> tuple[MaskLaw, Tensor]:
 LAWS = [*CORRUPTIONS, "observed", "moved"]
 
 
-# What is hidden
-
-
 @pytest.mark.parametrize("name", LAWS)
 def test_a_part_of_what_was_observed_is_hidden_and_nothing_else(name):
     law, m = law_and_masks(name, 16)
@@ -71,25 +68,19 @@ def test_mask_of_which_nothing_can_be_hidden_stays():
     assert torch.equal(hide(m, law, seeds.generator("hide")), m)
 
 
-# Their score
-
-
 def test_score_by_hand_on_two_hidden_pixels():
     y = torch.tensor([0.1, 0.2, 0.3, 0.0]).view(1, 1, 2, 2)
     m = torch.tensor([1.0, 1.0, 1.0, 0.0]).view(1, 1, 2, 2)
     shown = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)
-    calls = []
 
-    def reconstruct(*arguments):
-        calls.append(arguments)
+    def reconstruct(seen, mask, rows):
+        assert seen.flatten().tolist() == pytest.approx([0.1, 0, 0, 0])
+        assert torch.equal(mask, shown) and rows.tolist() == [5]
         # the first hidden pixel at 0.2 + 0.3 and - 0.5 of it, the second as it is; garbage beside
         first, second = torch.tensor([[7.0, 0.5, 0.3, 9.0], [-7.0, -0.3, 0.3, -9.0]])
         return torch.stack([first, second]).view(2, 1, 1, 2, 2), None
 
     found = score_hidden(reconstruct, y, m, shown, np.array([5]))
-    seen, mask, rows = calls[0]
-    assert seen.flatten().tolist() == pytest.approx([0.1, 0, 0, 0])  # what G is given
-    assert torch.equal(mask, shown) and rows.tolist() == [5]
     assert found["mse"].item() == pytest.approx((0.1 - 0.2) ** 2 / 2)  # of the mean
     # distances 0.3 and 0.5, and 0.8 between the two, over the root of two entries
     assert found["energy"].item() == pytest.approx((0.4 - 0.8 / 2) / math.sqrt(2), abs=1e-7)
@@ -133,27 +124,18 @@ def test_both_too_sure_and_too_unsure_samples_score_worse_than_the_posterior_s()
     for level in (50, 80):
         covered = right[f"coverage_{level}"].double().mean().item()
         assert covered == pytest.approx(level / 100, abs=0.04)
-    for wrong in (spread(0), spread(0.4), spread(1.8), spread(1, shift=0.5)):
+    sure, unsure = spread(0.4), spread(1.8)
+    for wrong in (spread(0), sure, unsure, spread(1, shift=0.5)):
         loss = wrong["energy"] - right["energy"]  # of the same images
         assert loss.mean() > 4 * loss.std() / math.sqrt(count)
-    assert spread(0.4)["coverage_80"].mean() < 0.6 < 0.9 < spread(1.8)["coverage_80"].mean()
+    assert sure["coverage_80"].mean() < 0.6 < 0.9 < unsure["coverage_80"].mean()
     # the error of the mean does not tell them apart
-    assert spread(0.4)["mse"].mean() < right["mse"].mean() < spread(1.8)["mse"].mean()
+    assert sure["mse"].mean() < right["mse"].mean() < unsure["mse"].mean()
 
 
-# Of a run
-
-
-@pytest.fixture
-def trained(workspace, tiny_config):
-    """A run of one step whose G uses z, and its configuration."""
+def test_record_of_the_scores_says_what_it_rests_on(workspace, tiny_config):
     config = changed(tiny_config, steps=1, start_from_fill=False, z_start=0.5)
-    train(config, workspace / "run")
-    return workspace / "run", config
-
-
-def test_record_of_the_scores_says_what_it_rests_on(trained):
-    run, config = trained
+    train(config, run := workspace / "run")
     record = score_run(run)
     assert record == read_json(run / "selection.json")
     assert record["config"] == config.model_dump() and "commit" in record
@@ -163,16 +145,11 @@ def test_record_of_the_scores_says_what_it_rests_on(trained):
     for score in record["scores"].values():
         assert score["images"] == 9  # the hold-out of 60 images
         assert 0 <= score["low"] <= score["value"] <= score["high"]
-    assert record["scores"]["energy"]["value"] > 0.05
 
 
-@pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_scores_look_at_nothing_but_observations_of_the_hold_out(
-    workspace, tiny_config, corruption
-):
-    config = changed(tiny_config, steps=1, corruption=corruption)
-    run = workspace / "run"
-    train(config, run)
+def test_scores_look_at_nothing_but_observations_of_the_hold_out(workspace, tiny_config):
+    config = changed(tiny_config, steps=1)
+    train(config, run := workspace / "run")
     before = score_run(run)["scores"]
     data = load_prepared(config.data)
     rng = np.random.default_rng(0)
@@ -188,16 +165,11 @@ def test_scores_look_at_nothing_but_observations_of_the_hold_out(
     assert score_run(run)["scores"] != before
 
 
-# The search
-
-
 def test_search_trains_every_combination_and_puts_the_best_first(workspace, tiny_config):
     config = changed(tiny_config, steps=1)
     grid = {"lambda_z": [0.5, 2], "nz": [4, 8]}
     found = search(config, grid, workspace / "search")
-    names = {record["name"] for record in found}
-    assert names == {f"lambda_z={z}-nz={n}" for z in ("0.5", "2") for n in (4, 8)}
-    assert names == {path.name for path in (workspace / "search").iterdir()}
+    assert len(found) == 4
     scores = [record["scores"]["energy"]["value"] for record in found]
     assert scores == sorted(scores)
     for record in found:

@@ -12,6 +12,7 @@ unchanged.
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +85,8 @@ def read_incomplete(
         ways["value"] = (values != missing_value).any(axis=2)
     observed = next(iter(ways.values()), None) if missing == "auto" else ways.get(missing)
     if observed is None:
-        raise DataError(
-            f"{path}: nothing says what is missing ({missing}): give {beside.name}, an alpha "
-            "channel, NaN, or the value of missing pixels"
-        )
+        ways_known = f"{beside.name}, an alpha channel, NaN, or the value of missing pixels"
+        raise DataError(f"{path}: nothing says what is missing ({missing}): give {ways_known}")
     if not observed.any():
         raise DataError(f"{path}: nothing at all is observed: leave it out")
     if not np.isfinite(values[observed]).all():
@@ -96,11 +95,7 @@ def read_incomplete(
 
 
 def read_file(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values (H, W, C), one of ``TYPES``, and alpha (H, W), or None if there is none.
-
-    Raises:
-        DataError: as ``read_incomplete``.
-    """
+    """Values (H, W, C), one of ``TYPES``, and alpha (H, W) or None; DataError if unusable."""
     suffix = path.suffix.lower()
     try:
         if suffix in PICTURES:
@@ -114,8 +109,8 @@ def read_file(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | Non
         array = np.atleast_3d(array)
         kind, bands = array.dtype.name, array.shape[2] - has_alpha
         if array.ndim != 3 or bands < 1 or kind not in TYPES:
-            expected = f"(H, W) or (H, W, C) of {', '.join(TYPES)}"
-            raise ValueError(f"its shape is {array.shape}, of {kind}; expected {expected}")
+            expected = f"expected (H, W) or (H, W, C) of {', '.join(TYPES)}"
+            raise ValueError(f"its shape is {array.shape}, of {kind}; {expected}")
         _check_size(array.shape[0], array.shape[1], max_pixels)
         array = np.array(array, kind, order="C")  # in native byte order
     except Exception as error:  # decoders raise nearly anything on damaged files
@@ -154,8 +149,7 @@ def _tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
     with tifffile.TiffFile(path) as file:
         page, axes = file.pages.first, file.series[0].axes
         if axes not in ("YX", "YXS", "SYX") or page.photometric not in (1, 2):
-            found = f"axes {axes} of {page.photometric!r}"
-            raise ValueError(f"expected one page of grey, RGB or bands, not {found}")
+            raise ValueError(f"expected one page of bands, not {axes} of {page.photometric!r}")
         _check_size(page.imagelength, page.imagewidth, max_pixels)
         array, has_alpha = page.asarray(), page.extrasamples[-1:] in ((1,), (2,))
     return np.moveaxis(array, 0, 2) if axes == "SYX" else array, has_alpha
@@ -164,19 +158,15 @@ def _tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
 def write_image(path: Path, values: np.ndarray) -> None:
     """Write (H, W, C) atomically and without loss as the suffix says: PNG, WebP, TIFF or .npy."""
     array = values[..., 0] if values.shape[2] == 1 else values
-    suffix = path.suffix.lower()
-
-    def write(draft: Path) -> None:
-        if suffix == ".npy":
-            with draft.open("wb") as file:
-                np.save(file, array)
-        elif suffix in TIFF:
-            colours = "rgb" if values.shape[2] == 3 else "minisblack"
-            planes = "contig" if array.ndim == 3 else None
-            tifffile.imwrite(draft, array, photometric=colours, planarconfig=planes)
-        else:
-            lossless = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []
-            _, content = cv2.imencode(suffix, np.ascontiguousarray(values[..., ::-1]), lossless)
-            draft.write_bytes(content.tobytes())
-
-    write_atomically(path, write)
+    suffix, buffer = path.suffix.lower(), io.BytesIO()
+    if suffix == ".npy":
+        np.save(buffer, array)
+    elif suffix in TIFF:
+        colours = "rgb" if values.shape[2] == 3 else "minisblack"
+        planes = "contig" if array.ndim == 3 else None
+        tifffile.imwrite(buffer, array, photometric=colours, planarconfig=planes)
+    else:
+        lossless = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []
+        _, content = cv2.imencode(suffix, np.ascontiguousarray(values[..., ::-1]), lossless)
+        buffer.write(content.tobytes())
+    write_atomically(path, lambda draft: draft.write_bytes(buffer.getvalue()))

@@ -6,7 +6,6 @@ share one z, and the tiles' answers are blended with weights that vanish towards
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from tqdm import tqdm
 
 from paperlib import seeds
 from paperlib.beyond.incomplete_files import (
@@ -24,6 +22,7 @@ from paperlib.beyond.incomplete_files import (
     read_incomplete,
     write_image,
 )
+from paperlib.config import RunConfig
 from paperlib.errors import ConfigurationError, DataError
 from paperlib.progress import track
 from paperlib.run import Run
@@ -46,7 +45,7 @@ def inpaint(
 
     For NAME it writes into ``output`` NAME-sample1 ... NAME-mean and NAME-std, in the format of the
     input (PNG for JPEG, which would not keep what was observed). An image that fails does not stop
-    the others. A complete one, as a clear sky among clouds, comes back as it is, and is named.
+    the others. A complete one, as a clear sky among clouds, comes back as it is.
 
     Args:
         samples: each with a z that is a function of ``seed``, the image's name and its number.
@@ -78,12 +77,9 @@ def inpaint(
         target = (output / name).with_suffix(".png" if suffix in (".jpg", ".jpeg") else suffix)
         try:
             image = read_incomplete(path, missing, missing_value, max_pixels)
-            stand = limits_of(image, run.config.bands, limits, trained_on)
             if target in written:
                 raise DataError(f"its results would replace those of another {target.name}")
-            if image.observed.all():
-                tqdm.write(f"note: {path}: no pixel is missing, it is given back", file=sys.stderr)
-            filled = fill_in(G, run.config.size, image, name, samples, seed, stand)
+            filled = fill_in(G, run.config, image, name, samples, seed, limits, trained_on)
             for label, values in filled.items():
                 write_image(target.with_stem(f"{path.stem}-{label}"), values)
             written.add(target)
@@ -93,55 +89,47 @@ def inpaint(
     return failed
 
 
-def limits_of(
-    image: Incomplete,
-    bands: int,
-    limits: tuple[float, float] | None,
-    trained_on: list[list[float]] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The values of each band that stand for -1 and 1, (C,) each: ``limits``, else those of
-    training on incomplete images, else all values of an integer type, or 0 and 1 of floats.
-
-    Raises:
-        DataError: the image has other bands than the run's ``bands``, or values beyond the limits.
-    """
-    known = image.values[image.observed]  # (n, C)
-    if known.shape[1] != bands:
-        raise DataError(f"{known.shape[1]} bands, but the run was trained on {bands}")
-    most = np.iinfo(known.dtype).max if known.dtype.kind == "u" else 1
-    ranges = np.array(limits or trained_on or (0, most), dtype=float)  # (2,) or (C, 2)
-    low, high = np.broadcast_to(ranges, (bands, 2)).T
-    if trained_on is None and ((known < low).any() or (known > high).any()):
-        raise DataError(f"observed values lie outside {low[0]:g} to {high[0]:g}: give the range")
-    return low, high
-
-
 def fill_in(
     G: Any,
-    size: int,
+    config: RunConfig,
     image: Incomplete,
     name: str,
     samples: int,
     seed: int,
-    limits: tuple[np.ndarray, np.ndarray],
+    limits: tuple[float, float] | None = None,
+    trained_on: list[list[float]] | None = None,
 ) -> dict[str, np.ndarray]:
     """The values (H, W, C) of "sample1", ..., "mean", "std", in the type of the image's.
 
     Samples and mean have the observed values of the image, to the bit; the std is in units of the
-    image's values, 0 where observed. ``size`` is that of the run's tiles, pixels.
+    image's values, 0 where observed. What stands for -1 and 1 are ``limits``, else those of each
+    band that the run was ``trained_on``, else all values of an integer type, or 0 and 1 of floats.
+
+    Raises:
+        DataError: the image has other bands than the run, or values beyond the limits.
     """
-    (low, high), seen, dtype = limits, image.observed[..., None], image.values.dtype
+    seen, dtype = image.observed[..., None], image.values.dtype
+    known = image.values[image.observed]  # (n, C)
+    if known.shape[1] != config.bands:
+        raise DataError(f"{known.shape[1]} bands, but the run was trained on {config.bands}")
+    whole = dtype.kind == "u"
+    ranges = limits or trained_on or (0, np.iinfo(dtype).max if whole else 1)
+    low, high = np.broadcast_to(np.array(ranges, dtype=float), (config.bands, 2)).T  # (C,) each
+    if trained_on is None and ((known < low).any() or (known > high).any()):
+        raise DataError(f"observed values lie outside {low[0]:g} to {high[0]:g}: give the range")
     half = (high - low) / 2  # (C,)
     scaled = ((np.where(seen, image.values, low) - low) / half - 1).clip(-1, 1)  # (H, W, C)
     y = torch.from_numpy(np.where(seen, scaled, 0)).float().permute(2, 0, 1)
     m = torch.from_numpy(image.observed)[None].float()  # (1, H, W)
     draws = [seeds.generator(seed, "inpaint", name, k) for k in range(samples)]
     codes = [torch.randn(G.nz, generator=draw) for draw in draws]
-    x_tilde = torch.stack([reconstruct_tiled(G, y, m, z, size) for z in codes])  # (S, C, H, W)
+    x_tilde = torch.stack(
+        [reconstruct_tiled(G, y, m, z, config.size) for z in codes]
+    )  # (S, C, H, W)
 
     def stored(x: Tensor, low: np.ndarray | int, kept: np.ndarray | int) -> np.ndarray:
         values = x.permute(1, 2, 0).double().numpy() * half + low
-        if dtype.kind == "u":
+        if whole:
             values = values.round().clip(0, np.iinfo(dtype).max)
         return np.where(seen, kept, values.astype(dtype)).astype(dtype)
 

@@ -87,18 +87,18 @@ def over_images(scores: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     counts = ~scores["coverage_50"].isnan()
     if not counts.any():
         raise DataError("no fresh mask hides a part of the hold-out: try mask_shift or mask_flips")
-    return {k: vars(bootstrap_ratio(v[counts].double().numpy())) for k, v in scores.items()}
+    return {k: bootstrap_ratio(v[counts].double().numpy()) for k, v in scores.items()}
 
 
-def score_run(folder: Path, device: torch.device | str | None = None) -> dict[str, Any]:
+def score_run(folder: Path) -> dict[str, Any]:
     """Score a trained run on the observations of its hold-out; write ``selection.json``.
 
     No complete image is looked at. Returns the record; its ``scores`` are as of ``over_images``.
     """
-    run, device = Run(folder), torch.device(device or default_device())
+    run, device = Run(folder), default_device()
     config, G, data = run.config, run.generator(device), load_prepared(run.config.data)
-    record = run.record_on(data)
-    rests_on = {key: record[key] for key in ("generator_checksum", "data_checksum")}
+    trained = run.record_on(data)
+    rests_on = {key: trained[key] for key in ("generator_checksum", "data_checksum")}
     p_m = law_of(config)
     observed = Observations(data, "validation", p_m, config.mask_seed, device)
     reconstruct = sampler(G, SAMPLES, config.evaluation_seed)
