@@ -11,10 +11,6 @@ class DataError(ValueError):
     """Data that cannot be used; the message names the file or data set."""
 
 
-class NothingObserved(ValueError):
-    """An incomplete image, or tile, of which nothing is seen: it is left out, and is no failure."""
-
-
 class RunError(RuntimeError):
     """A run directory or record that cannot be used; the message names it."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import changed
 from test_prepare import noise  # noqa: F401
 
 from paperlib import seeds
@@ -137,18 +136,6 @@ def test_observations_of_incomplete_images_have_the_masks_that_they_came_with(in
     levels = ((y + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
     assert np.array_equal(levels[data.masks()[rows]], data.images()[rows][data.masks()[rows]])
     assert not y.permute(0, 2, 3, 1)[~torch.from_numpy(data.masks()[rows])].any()
-
-
-def test_images_and_corruption_and_method_must_go_together(incomplete, tiny_config):
-    prepare(tiny_config.data)
-    data, law = load_prepared(incomplete.data), law_of(incomplete)
-    with pytest.raises(DataError, match="corruption observed and dataset incomplete go together"):
-        observations(data)
-    for kind in set(KINDS) - {Observations}:
-        with pytest.raises(DataError, match=f"{data.folder}: .*paired and unpaired need complete"):
-            kind(data, "training", law, 0, "cpu")
-    with pytest.raises(DataError, match="holds complete images: corruption observed and"):
-        law_of(changed(tiny_config, corruption="observed"))
 
 
 # The law of masks that were really observed

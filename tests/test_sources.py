@@ -10,7 +10,6 @@ import os
 import zipfile
 from contextlib import closing
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from PIL import Image
 
 from paperlib.config import DataConfig
 from paperlib.data.prepare import Prepared, prepare
-from paperlib.data.sources import BlueMarble, decode, open_image, open_source
+from paperlib.data.sources import BlueMarble, open_image, open_source
 from paperlib.errors import DataError
 
 
@@ -101,16 +100,13 @@ def test_images_below_subfolders_are_found_and_other_files_are_not(tmp_path):
 
 
 @pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
-def test_images_of_more_than_max_pixels_are_refused_undecoded(tmp_path, monkeypatch):
+def test_images_of_more_than_max_pixels_are_refused(tmp_path):
     Image.new("RGB", (32, 8)).save(tmp_path / "x.png")
+    assert read(config_of("folder", tmp_path, max_pixels=256))
+    with pytest.raises(ValueError, match=r"32 x 8 px, more than max_pixels \(255\)"):
+        read(config_of("folder", tmp_path, max_pixels=255))
     huge = claiming(jpegs(1, 16, 16)[0], 60_000, 60_000)  # Pillow itself refuses 179 million
-    monkeypatch.setattr(Image.Image, "load", Mock(side_effect=ValueError("decoded")))
-    for limit, said in ((255, r"32 x 8 px, more than max_pixels \(255\)"), (256, "decoded")):
-        with pytest.raises(ValueError, match=said):
-            read(config_of("folder", tmp_path, max_pixels=limit))
     assert open_image(io.BytesIO(huge), 60_000**2).size == (60_000, 60_000)
-    with pytest.raises(ValueError, match="more than max_pixels"):
-        decode(io.BytesIO(claiming(huge, 10_001, 10_000)))  # just above the default
 
 
 # CelebA
@@ -142,13 +138,10 @@ def test_celeba_is_cropped_to_its_centre(tmp_path, width, height, side, left, to
         assert np.abs(halved[name] - means).max() <= 1  # Pillow rounds twice
 
 
-def test_celeba_of_another_shape_is_refused_and_half_size_is_not_enlarged(tmp_path):
-    images = {"1.jpg": jpegs(1, 100, 100)[0], "2.jpg": jpegs(1, 89, 109)[0]}
-    source = open_source(config_of("celeba", celeba(tmp_path, images), size=128))
-    with pytest.raises(ValueError, match="100 x 100 px, expected 178 x 218 or 89 x 109"):
-        source.read("1.jpg")
-    with pytest.raises(ValueError, match="64 px of it, smaller than the 128 px"):
-        source.read("2.jpg")
+@pytest.mark.parametrize("sides, said", [((100, 100), "100 x 100 px, expected 178 x 218 or 89 x 109"), ((89, 109), "64 px of it, smaller than the 128 px")])  # fmt: skip
+def test_celeba_of_another_shape_is_refused_and_half_size_is_not_enlarged(tmp_path, sides, said):
+    with pytest.raises(ValueError, match=said):
+        read(config_of("celeba", celeba(tmp_path, faces(*sides, n=1)), size=128))
 
 
 PARTITION = [f"{i + 1:06d}.jpg {'0012'[i % 4]}" for i in range(12)]
@@ -204,24 +197,6 @@ def test_bedrooms_are_resized_by_area_and_their_centre_is_cropped(tmp_path):
         assert np.abs(image - shrunk_square(images[key], 16)).max() <= 1  # Pillow rounds twice
 
 
-@pytest.mark.parametrize("dataset, store", [("celeba", celeba), ("lsun", bedrooms)])
-@pytest.mark.parametrize(
-    "fault, reason",
-    [
-        (lambda content: content[:-200], "truncated"),
-        (lambda content: b"no image", "not an image"),
-        (lambda content: claiming(content, 30_000, 30_000), "max_pixels"),
-    ],
-    ids=["truncated", "text", "huge"],
-)
-def test_bad_image_is_left_out_and_named(empty_workspace, dataset, store, fault, reason):
-    images = faces(n=101)
-    images["000007.jpg"] = fault(images["000007.jpg"])
-    failed = prepare(config_of(dataset, store(empty_workspace, images))).manifest["failed"]
-    assert list(failed) == ["000007.jpg"] and reason in failed["000007.jpg"]
-    assert "0x" not in failed["000007.jpg"]
-
-
 def test_faulty_database_is_named_and_let_go_of(empty_workspace):
     # A process may have an LMDB open once; a notebook keeps the traceback, and so all its objects
     config = config_of("lsun", bedrooms(empty_workspace, {}))
@@ -229,9 +204,6 @@ def test_faulty_database_is_named_and_let_go_of(empty_workspace):
         prepare(config)
     bedrooms(empty_workspace, faces(n=40) | {"\udcff": b"x"})
     with pytest.raises(DataError, match=r"not UTF-8: '\\udcff"):
-        prepare(config)
-    (Path(config.source) / "data.mdb").write_bytes(b"no database" * 1000)
-    with pytest.raises(DataError, match="is not an LMDB, or damaged .*; download"):
         prepare(config)
 
 
@@ -276,9 +248,9 @@ def test_partition_that_was_not_unpacked_is_not_listed(empty_workspace):
     assert set(found["test"]) == there - set(found["training"]) and not found["validation"]
 
 
-@pytest.mark.parametrize("layer, content", [("layer1", '[{"id": "0"}]'), ("layer2", "[5]"), ("layer1", "[" * 10**5), ("layer2", "\xff")], ids=range(4))  # fmt: skip
-def test_malformed_layer_is_named(empty_workspace, layer, content):
+@pytest.mark.parametrize("content", ['[{"id": "0"}]', "[5]", "[" * 10**5, "\xff"], ids=range(4))
+def test_malformed_layer_is_named(empty_workspace, content):
     dishes(empty_workspace, 3)
-    (empty_workspace / f"{layer}.json").write_bytes(content.encode("latin-1"))
+    (empty_workspace / "layer1.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=r"layer1\.json or layer2\.json is damaged.*unpack"):
         prepare(config_of("recipe1m", empty_workspace))

@@ -211,41 +211,34 @@ def _checksum(folder: Path, splits: dict[str, np.ndarray]) -> str:
 
 
 def _split(config: DataConfig, rows: np.ndarray, where: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The rows of the training, validation and test images (method, section 6)."""
+    """The rows of the training, validation and test images (method, section 6).
+
+    On a map whole regions go to test, then to validation, until each has its share. Training tiles
+    that touch a tile of another split, and validation tiles that touch a test tile, also across the
+    date line or a corner, are left out.
+    """
     rng = np.random.default_rng(config.split_seed)
     if where is not None and where.ndim == 1:  # official
         return {name: rng.permutation(rows[where == k]) for k, name in enumerate(SPLITS)}
-    shares = (config.validation, config.test)
+    shares = config.validation, config.test
     counts = [round(s * len(rows)) if s < 1 else int(s) for s in shares]
     if sum(counts) >= len(rows):
         taken = f"validation {shares[0]:g} and test {shares[1]:g}"
         raise DataError(f"{config.dataset}: {taken} leave none of {len(rows)} images for training")
-    if where is not None:
-        return _split_by_region(rows, where, counts[0], counts[1], rng)
-    # Not sorted: the first images of a split are to be typical of it, in figures and small tests
-    order = rows if config.split == "file" else rng.permutation(rows)
-    parts = np.split(order, [len(rows) - sum(counts), len(rows) - counts[1]])
-    return dict(zip(SPLITS, parts, strict=True))
-
-
-def _split_by_region(
-    rows: np.ndarray, places: np.ndarray, validation: int, test: int, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Whole regions of the map go to test, then to validation, until each has its share.
-
-    Training tiles that touch a tile of another split, and validation tiles that touch a test
-    tile, also across the date line or a corner, are left out. ``rows`` (n,) are the tiles, and
-    ``places`` (n, 2) their rows and columns on the map.
-    """
-    regions, region_of = np.unique(places // REGION, axis=0, return_inverse=True)
-    splits: dict[str, list[int]] = {name: [] for name in SPLITS}  # numbers below n
+    if where is None:
+        # Not sorted: the first images of a split are to be typical of it, in figures and tests
+        order = rows if config.split == "file" else rng.permutation(rows)
+        parts = np.split(order, [len(rows) - sum(counts), len(rows) - counts[1]])
+        return dict(zip(SPLITS, parts, strict=True))
+    regions, region_of = np.unique(where // REGION, axis=0, return_inverse=True)
+    splits: dict[str, list[int]] = {name: [] for name in SPLITS}  # numbers of tiles
     for region in rng.permutation(len(regions)):
-        room = len(splits["validation"]) < validation
-        name = "test" if len(splits["test"]) < test else "validation" if room else "training"
+        room = len(splits["validation"]) < counts[0]
+        name = "test" if len(splits["test"]) < counts[1] else "validation" if room else "training"
         splits[name] += np.flatnonzero(region_of.ravel() == region).tolist()
-    taken = np.zeros(places.max(axis=0) + 1, bool)  # of the map, by a split that comes first
+    given = np.zeros(where.max(axis=0) + 1, bool)  # what of the map test, then validation, has
     for name in reversed(SPLITS):
-        near = maximum_filter(taken, 3, mode=("constant", "wrap"))[tuple(places.T)]  # (n,)
+        near = maximum_filter(given, 3, mode=("constant", "wrap"))[tuple(where.T)]  # (tiles,)
         splits[name] = [i for i in splits[name] if not near[i]]
-        taken[tuple(places[splits[name]].T)] = True
+        given[tuple(where[splits[name]].T)] = True
     return {name: rng.permutation(rows[found]) for name, found in splits.items()}
