@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import sys
@@ -34,25 +33,6 @@ def wait_until(true: Callable[[], Any], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
-
-
-def wait_in_step(number: int, folder: Path) -> None:
-    """Let training wait in a step until the file ``folder / "go"`` is there.
-
-    ``folder / "waiting"`` says that it does.
-    """
-    from paperlib.core.algorithm1 import Algorithm1
-
-    step, calls = Algorithm1.step, itertools.count(1)
-
-    def waiting(*inputs: Any) -> Any:
-        if next(calls) == number:
-            (folder / "waiting").touch()
-            while not (folder / "go").exists():
-                time.sleep(0.005)
-        return step(*inputs)
-
-    Algorithm1.step = waiting
 
 
 def _work(work: Callable[..., Any], arguments: tuple, output: Path | None) -> None:

