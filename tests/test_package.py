@@ -23,56 +23,39 @@ DIRECT = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory) -> Path:
-    """A copy of what git knows or would add: setuptools writes build/ beside its sources."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("not a git repository")
+def source(tmp_path_factory) -> Path:
+    """A copy of what is built: setuptools writes build/ beside its sources."""
     copy = tmp_path_factory.mktemp("source")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (paths.ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(paths.ROOT / name, copy / name)
+    for name in ("paperlib", "configs"):
+        shutil.copytree(
+            paths.ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(paths.ROOT / name, copy)
     return copy
 
 
 @pytest.fixture(scope="module")
-def built(repository, tmp_path_factory) -> Path:
-    """A folder with the wheel."""
+def wheel(source, tmp_path_factory) -> zipfile.ZipFile:
     out = tmp_path_factory.mktemp("dist")
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        out,
-        repository,
-    ]
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return out
+    return zipfile.ZipFile(next(out.glob("*.whl")))
 
 
-def files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-
-
-def test_the_wheel_has_the_library_its_profiles_and_nothing_else(built, repository):
-    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
-        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-        (entry,) = (n for n in wheel.namelist() if n.endswith("entry_points.txt"))
-        assert "paperlib = paperlib.__main__:main" in wheel.read(entry).decode()
-    library = {name for name in files(repository) if name.startswith("paperlib/")}
+def test_the_wheel_has_the_library_its_profiles_and_nothing_else(wheel, source):
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    (entry,) = (n for n in wheel.namelist() if n.endswith("entry_points.txt"))
+    assert "paperlib = paperlib.__main__:main" in wheel.read(entry).decode()
+    library = {p.relative_to(source).as_posix() for p in (source / "paperlib").rglob("*.*")}
     assert names == library | {f"paperlib/configs/{p.name}" for p in paths.CONFIGS.glob("*.yaml")}
 
 
-def test_an_unpacked_wheel_finds_its_profiles_and_writes_to_the_current_folder(built, tmp_path):
+def test_an_unpacked_wheel_finds_its_profiles_and_writes_to_the_current_folder(wheel, tmp_path):
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
-    zipfile.ZipFile(next(built.glob("*.whl"))).extractall(site)
+    wheel.extractall(site)
     code = (
         "import paperlib.beyond\n"
         "from paperlib import paths, records\n"
