@@ -92,14 +92,15 @@ class Batches:
     id), or is stored with it where it is really incomplete.
 
     Raises:
-        DataError: of incomplete images, where complete ones are needed or masks are computed.
+        DataError: the law is not that of the images' masks, or they are to be complete.
     """
 
     def __init__(
         self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
     ) -> None:
         masks, is_computed = data.masks(), isinstance(law, ComputedMasks)
-        if masks is not None and (is_computed or not isinstance(self, Observations)):
+        is_shown_whole = not isinstance(self, Observations)
+        if is_computed != (masks is None) or (masks is not None and is_shown_whole):
             raise DataError(f"{data.folder}: {TOGETHER}")
         self._rows, self._law, self._mask_seed = data.indices(split), law, mask_seed
         self._device = torch.device(device)
