@@ -119,12 +119,9 @@ class Run:
 
     def record_on(self, data: Prepared) -> dict[str, Any]:
         """``record``; RunError where the training was not on ``data``."""
-        record = self.record
-        if record.get("data_checksum") != data.checksum:
-            raise RunError(
-                f"{self.folder} was trained on other data than {data.folder} now holds: prepare "
-                "those, or delete the run and train it again"
-            )
+        if (record := self.record).get("data_checksum") != data.checksum:
+            what = f"{self.folder} was trained on other data than {data.folder} now holds"
+            raise RunError(f"{what}: prepare those, or delete the run and train it again")
         return record
 
     @property
@@ -226,11 +223,11 @@ class Run:
         ``numbers_only``: leave out what no table rests on: missing weights, log, snapshots,
         checkpoints.
         """
-        path = self.folder / "record.json"
         try:
             record = self.record
         except (RunError, ConfigurationError) as error:
-            yield Fault("altered" if self.is_trained else "missing", path, str(error))
+            kind = "altered" if self.is_trained else "missing"
+            yield Fault(kind, self.folder / "record.json", str(error))
             return
         for name, checksum in _checksums(record).items():
             is_for_numbers = (
@@ -241,10 +238,10 @@ class Run:
         for checkpoint in [] if numbers_only else self._checkpoints():
             if not checkpoint.stem.endswith(_digest(checkpoint.read_bytes())):
                 yield Fault("altered", checkpoint, "damaged: delete it")
-        for other in (self.folder / "evaluation.json", self.folder / "selection.json"):
-            if other.is_file():
-                yield from self._faults_of_what_rests_on(record, other)
-        yield from data_faults(path, record, self.config)
+        for path in (self.folder / "evaluation.json", self.folder / "selection.json"):
+            if path.is_file():
+                yield from self._faults_of_what_rests_on(record, path)
+        yield from data_faults(self.folder / "record.json", record, self.config)
 
     def _file_faults(self, name: str, checksum: str | None) -> Iterator[Fault]:
         """``checksum``: None where the record is from before it had one."""

@@ -29,20 +29,12 @@ from paperlib.records import read_record
 
 # The configuration
 
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.integers(-2, 600),
-    st.floats(),
-    st.floats(0, 2),
-    st.text(max_size=9),
-    st.sampled_from(["auto", "observed", "incomplete", "both", "misgan", "one_patch", "1e-4"]),
-)
+words = ["auto", "observed", "incomplete", "both", "misgan", "one_patch", "1e-4"]
+scalars = st.none() | st.booleans() | st.integers() | st.integers(-2, 600) | st.floats()
+scalars |= st.floats(0, 2) | st.text(max_size=9) | st.sampled_from(words)
 values = st.one_of(scalars, st.lists(scalars, max_size=4), st.dictionaries(st.text(), scalars))
-configurations = st.dictionaries(
-    st.one_of(st.sampled_from([*RunConfig.model_fields]), st.text(max_size=9)), values, max_size=6
-)
+keys = st.sampled_from([*RunConfig.model_fields])
+configurations = st.dictionaries(keys | st.text(max_size=9), values, max_size=6)
 
 
 def assert_one_line(error: Exception, *names: str) -> None:
@@ -63,11 +55,10 @@ def test_configuration_is_refused_in_a_line_or_can_be_used(values):
     assert config.evaluation.model_dump().items() <= config.model_dump().items()
 
 
-matrices = st.dictionaries(st.sampled_from([*RunConfig.model_fields]), values, max_size=2)
 mappings = st.one_of(
     st.dictionaries(st.text(max_size=4), values, max_size=3),
     st.fixed_dictionaries({"matrix": values, "overrides": values}),
-    st.fixed_dictionaries({"matrix": matrices}),
+    st.fixed_dictionaries({"matrix": st.dictionaries(keys, values, max_size=2)}),
 )
 as_bytes = mappings.map(json.dumps).map(str.encode)  # JSON is YAML too
 
@@ -87,6 +78,7 @@ def test_profile_is_refused_by_its_name_or_read(scratch, content):
 
 @given(st.binary(max_size=60) | values.map(json.dumps).map(str.encode))
 @example(b"[" * 100_000)
+@example(b'{"config": 3}')
 def test_record_is_refused_by_its_name_or_read(scratch, content):
     path = scratch / "record.json"
     path.write_bytes(content)
@@ -185,7 +177,7 @@ def test_incomplete_image_is_read_or_refused_by_its_name(scratch, file, rule):
     else:
         height, width, bands = image.values.shape
         assert image.observed.shape == (height, width) and image.observed.any()
-        assert height * width <= 10_000 and 1 <= bands <= 16
+        assert height * width <= 10_000 and bands >= 1
         assert np.isfinite(image.values[image.observed].astype(float)).all()
 
 

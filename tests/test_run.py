@@ -110,18 +110,6 @@ def test_record_comes_back_and_an_altered_one_is_refused(tmp_path):
         read_record(path)
 
 
-UNREADABLE = [None, '{"a": ', "[]", "[" * 10_000, '{"config": 3}', "\\udcff"]
-
-
-@pytest.mark.parametrize("content", UNREADABLE, ids=range(len(UNREADABLE)))
-def test_unreadable_record_is_named(tmp_path, content):
-    path = tmp_path / "record.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(RunError, match=f"{path} is {'damaged' if content else 'missing'}"):
-        read_record(path)
-
-
 def test_misgan_s_data_generator_is_kept_beside_its_imputer(tmp_path):
     config = changed(CONFIG, method="misgan", nz_x=5)
     net = plain_generator(config, "data_generator")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from paperlib import seeds
 from paperlib.config import RunConfig
 from paperlib.core.baselines import GENERATORS, METHODS
-from paperlib.core.corruption import MaskLaw
 from paperlib.data.datasets import DATA_SETS, law_of
 from paperlib.data.prepare import Prepared, load_prepared
 from paperlib.errors import Diverged, RunError, Terminated
@@ -94,37 +93,30 @@ class Training:
         # Everything with a state; random numbers have none, they are functions of the step
         averages = {f"average_{name}": average.model for name, average in self.averages.items()}
         self.stateful = {**vars(nets), **self.method.optimizers, **averages}
-        self.begun_with = {
-            "data_checksum": data.checksum,
-            "precision": self.computation.precision,
-        }
+        self.begun_with = {"data_checksum": data.checksum, "precision": self.computation.precision}
         self.step, seconds = 0, 0.0
         if (state := processes.first(run.load_checkpoint)) is not None:
             self.step, seconds = state["step"], state["seconds"]
             self._restore(state)
         self.started = time.perf_counter() - seconds
         self.images_per_step = config.batch_size * self.method.batches_per_step
-        self.batches = self._batches(law)
+
+        kind = DATA_SETS[self.method.learns_from]
+        seen = kind(data, "training", law, config.mask_seed, device)
+        if self.computation.keeps_resident(config, seen.nbytes):
+            seen.keep_on_device()
+        start = self.step * self.method.batches_per_step
+        rows = processes.own_rows(config.batch_size)
+        self.batches = seen.batches(config.batch_size, config.seed, start, rows)
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Take up a checkpoint; RunError where it is of other data or another precision."""
         for key, now in self.begun_with.items():
             if state[key] != now:
-                raise RunError(
-                    f"{self.run.folder} was begun with another {key}, {state[key]}, now {now}: go "
-                    "on as it was begun, or delete it"
-                )
+                what = f"{self.run.folder} was begun with another {key}, {state[key]}, now {now}"
+                raise RunError(f"{what}: go on as it was begun, or delete it")
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
-
-    def _batches(self, law: MaskLaw) -> Iterator[tuple[Tensor, ...]]:
-        """Endless batches from where the run is; batch k is a function of (seed, k)."""
-        c, kind = self.config, DATA_SETS[self.method.learns_from]
-        seen = kind(self.data, "training", law, c.mask_seed, self.device)
-        if self.computation.keeps_resident(c, seen.nbytes):
-            seen.keep_on_device()
-        start = self.step * self.method.batches_per_step
-        return seen.batches(c.batch_size, c.seed, start, processes.own_rows(c.batch_size))
 
     @property
     def seconds(self) -> float:
@@ -135,11 +127,8 @@ class Training:
         """Algorithm 1, line 1: until converged, here for a fixed number of steps."""
         c, method, name = self.config, self.method, self.run.folder.name
         writes, G = processes.rank() == 0, self.averages["generator"].model
-        checkpointed = self.seconds
-        with (
-            signals_noted() as noted,
-            progress_bar(c.steps, f"training {name}", self.step) as bar,
-        ):
+        checkpointed, bar = self.seconds, progress_bar(c.steps, f"training {name}", self.step)
+        with signals_noted() as noted, bar:
             while self.step < c.steps:
                 rank = [] if writes else [processes.rank()]
                 generator = seeds.generator(c.seed, "step", self.step, *rank, device=self.device)
@@ -187,10 +176,8 @@ class Training:
                 values[f"gradient_{name}"] = nn.utils.get_total_norm(gradients).item()
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if any(processes.highest(len(wrong))):
-            raise Diverged(
-                f"{self.run.folder.name} diverged at step {self.step}: {', '.join(wrong)} not "
-                "finite. The last checkpoint is from before: try a lower learning rate"
-            )
+            what = f"{self.run.folder.name} diverged at step {self.step}: {', '.join(wrong)}"
+            raise Diverged(f"{what} not finite: try a lower learning rate")
         rate = self.step * self.images_per_step / self.seconds
         about = {"step": self.step, "seconds": round(self.seconds, 3)}
         return about | {"images_per_second": round(rate, 2)} | values

@@ -4,8 +4,8 @@
 
 Each process takes an equal share of the rows of every batch (``batch_size`` is the joint batch's)
 and draws its own masks and z; gradients are averaged before every update, so that weights stay
-equal everywhere. On GPUs BatchNorm takes its statistics over the joint batch. Records, log, checkpoints
-and prints come from the first process. Alone, without torchrun, nothing is exchanged.
+equal everywhere. On GPUs BatchNorm takes its statistics over the joint batch. The first process
+writes. Alone, without torchrun, nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -39,10 +39,6 @@ def processes() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  errors still go to sys.stderr
     try:
         yield
-    except Exception:
-        if rank() > 0:  # all have it alike: the first one says it
-            raise SystemExit(2) from None
-        raise
     finally:
         dist.destroy_process_group()
 
@@ -93,13 +89,13 @@ def own_rows(batch_size: int) -> slice:
 
 def average_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Replace the gradients of an optimiser's parameters by their means over the processes."""
-    found = [p.grad for group in optimizer.param_groups for p in group["params"]]
-    gradients = [g for g in found if g is not None]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     joint = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(joint)
     parts = (joint / count()).split([g.numel() for g in gradients])
     for gradient, values in zip(gradients, parts, strict=True):
-        gradient.copy_(values.view(gradient.shape))
+        gradient.copy_(values.view_as(gradient))
 
 
 def join(nets: Any, optimizers: Iterable[torch.optim.Optimizer]) -> None:
