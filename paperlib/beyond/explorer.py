@@ -37,7 +37,7 @@ BRIGHTEST = 0.2  # the standard deviation that is drawn white
 TILE, GAP = 160, 8  # sides of a drawn image (at most) and of what is between two, pixels
 WIDE = {"layout": {"width": "290px"}, "style": {"description_width": "90px"}}
 PIXELS = "<style>.paperlib-pixels {image-rendering: pixelated; cursor: crosshair}</style>"
-Place = tuple[float, float]  # (x, y) in pixels of the image, from its upper left corner
+Place = tuple[float, float]  # (x, y) in pixels, from the upper left corner
 
 
 def responses(G: Any, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
@@ -75,10 +75,8 @@ def picture(x: Tensor, m: Tensor | None = None) -> Tensor:
 class Explorer(widgets.VBox):
     """Choose an image, hide parts of it, and see what two runs make of the rest.
 
-    Args:
-        images: name -> complete image (C, H, W) in [-1, 1]; the package's by default.
-        runs: label -> directory of a run for such images; the package's by default.
-        folder: where pictures are saved; results/explorer by default.
+    ``images`` are complete, name -> (C, H, W) in [-1, 1], ``runs`` label -> directory of a run for
+    such images, the package's by default; pictures are saved in ``folder``.
 
     Attributes:
         x, m, y: the image, its mask and the observation.
@@ -90,11 +88,10 @@ class Explorer(widgets.VBox):
         self,
         images: Mapping[str, Tensor] | None = None,
         runs: Mapping[str, Path] | None = None,
-        folder: Path | None = None,
+        folder: Path = paths.RESULTS / "explorer",
     ) -> None:
-        self.images = images or pretrained.images()
+        self.images, self.folder = images or pretrained.images(), folder
         self.runs = runs or {name: pretrained.run(name) for name in pretrained.names()}
-        self.folder = folder or paths.RESULTS / "explorer"
         self.generator = cache(lambda label: Run(self.runs[label]).generator())
         self.samples_drawn = 0
         self.stroke: Place | None = None  # where the pointer was, while it is down
@@ -111,8 +108,8 @@ class Explorer(widgets.VBox):
 
     def take_observation(self) -> None:
         """The observation, and what follows from it."""
-        self.y = corrupt(self.x[None], self.m[None])[0]
         self._show_observation()
+        self.y = corrupt(self.x[None], self.m[None])[0]
         self.directions = cache(lambda G: main_directions(G, self.y, self.m))
         self.answer()
 
@@ -159,13 +156,12 @@ class Explorer(widgets.VBox):
     def save(self, *_: Any) -> None:
         """Write what is seen as PNG, and what was chosen as JSON beside it."""
         labels = [run.value for run in self.run]
-        records = [Run(self.runs[label]).record for label in labels]
         chosen = {
             "image": self.image.value,
             "corruption": self.corruption.value,
             "mask": self.m[0].int().tolist(),
             "runs": labels,
-            "checksums": [record["generator_checksum"] for record in records],
+            "checksums": [Run(self.runs[k]).record["generator_checksum"] for k in labels],
             "z": [slider.value for slider in self.z],
             "samples": self.samples_drawn,
         }
@@ -192,12 +188,10 @@ class Explorer(widgets.VBox):
         size = next(iter(self.images.values())).shape[-1]
         self.canvas = Canvas(width=size, height=size, layout={"width": "256px", "height": "256px"})
         self.canvas.add_class("paperlib-pixels")
-        hiding = [self.image, self.corruption, self.uncover, *self.run]
-        above = [[self.canvas], hiding, [*self.z, new_samples, save_picture]]
-        wrapped = widgets.HBox(
-            [widgets.VBox(column) for column in above], layout={"flex_flow": "row wrap"}
-        )
-        super().__init__([widgets.HTML(PIXELS), wrapped, self.picture, self.message])
+        buttons = widgets.HBox([new_samples, save_picture])
+        controls = [self.image, self.corruption, self.uncover, *self.run, *self.z, buttons]
+        above = widgets.HBox([self.canvas, widgets.VBox(controls)])
+        super().__init__([widgets.HTML(PIXELS), above, self.picture, self.message])
         for control in (self.image, self.corruption):
             control.observe(self.draw_mask, "value")
         for control in (*self.run, *self.z):

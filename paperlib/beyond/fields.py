@@ -61,16 +61,14 @@ def build_dense_networks(config: RunConfig) -> Networks:
     """G, D and E for fields, randomly initialised; G without tanh: a field has no bounds."""
     n, nz = SIDE**2, config.nz
     shown = 3 * n if config.method == "mask_aware" else n  # an observation, and two masks
+
+    def law_of_z(out: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        return out[:, :nz], out[:, nz:].clamp(-10, 4)  # mean, log variance
+
     return Networks(
         G=Dense(config, 2 * n + nz, n, Tensor.view_as),
-        D=Dense(config, shown, 1, lambda out, _: out[:, 0]),
-        E=Dense(  # mean and log variance of z
-            config,
-            2 * n,
-            2 * nz,
-            lambda out, _: (out[:, :nz], out[:, nz:].clamp(-10, 4)),
-            norm=True,
-        ),
+        D=Dense(config, shown, 1, lambda score, _: score[:, 0]),
+        E=Dense(config, 2 * n, 2 * nz, law_of_z, norm=True),
     )
 
 

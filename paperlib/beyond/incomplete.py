@@ -21,6 +21,10 @@ from paperlib.data.sources import MAX_PIXELS, Files, fingerprint_of_files
 from paperlib.errors import DataError
 from paperlib.progress import track
 
+CROPS = {
+    "crop": "non-overlapping {size} x {size} tiles",
+    "resize": "shorter side to {size} by area averaging of what was observed, centre",
+}
 DECODED = 8  # images kept, for the tiles that follow
 LEAST_OBSERVED = 0.5  # share of the pixels averaged into one that must be observed
 SUSPICIOUS = 0.01  # p-value below which masks are said to look dependent on content
@@ -36,11 +40,7 @@ class IncompleteFolder(Files):
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
-        self.bands = config.bands
-        self.crop = {
-            "crop": f"non-overlapping {self.size} x {self.size} tiles",
-            "resize": f"shorter side to {self.size} by area averaging of what was observed, centre",
-        }[config.fit]
+        self.bands, self.crop = config.bands, CROPS[config.fit]
         self.files = incomplete_files(self.path)
         self.decode = functools.lru_cache(DECODED)(self._decode)
 
@@ -84,8 +84,9 @@ class IncompleteFolder(Files):
         return np.stack([low, high], axis=1).astype(float).tolist()
 
     def _decode(self, path: Path) -> Incomplete:
-        how = self.config.missing, self.config.missing_value, self.config.max_pixels or MAX_PIXELS
-        image = read_incomplete(path, *how)
+        config = self.config
+        most = config.max_pixels or MAX_PIXELS
+        image = read_incomplete(path, config.missing, config.missing_value, most)
         if (bands := image.values.shape[2]) != self.bands:
             raise DataError(f"{path}: {bands} bands, not {self.bands}: set bands to it")
         return image
