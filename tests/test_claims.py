@@ -71,11 +71,6 @@ def test_a_missing_run_or_one_worse_than_mean_fill_makes_a_claim_untestable():
     assert found["1, One Patch"] == "untestable" and found["1, Small Patch"] != "untestable"
 
 
-def test_what_its_generator_started_from_is_a_limit_too():
-    records = papers_records() | {("one_patch", "start"): [{"metrics": measured({"energy": 0.09})}]}
-    assert graded(records)["5, One Patch"] == "untestable"
-
-
 def test_per_image_values_are_compared_in_pairs():
     """Two methods whose errors differ by 1 % on every image: alone each is uncertain by 10 %."""
     images = np.random.default_rng(0).lognormal(0, 1, 400)

@@ -14,14 +14,12 @@ from paperlib import seeds
 from paperlib.core.corruption import composite, corrupt
 from paperlib.core.models import Generator
 from paperlib.data.prepare import load_prepared
-from paperlib.errors import RunError
 from paperlib.evaluation import metrics, protocol
 from paperlib.evaluation.features import EfficientNetLite0, extract, to_levels
 from paperlib.evaluation.metrics import (
     bootstrap_ratio,
     distances,
     frechet_distance,
-    jump_across_border,
     per_image,
 )
 from paperlib.evaluation.protocol import evaluate_run
@@ -91,36 +89,6 @@ def test_jump_equals_a_loop_over_neighbours():
             assert values[name][b].item() == pytest.approx(np.mean(jumps), rel=1e-5)
 
 
-def test_metrics_by_hand_on_an_image_whose_lower_half_is_missing():
-    # x is 0, and the two samples paint 0.5 and -0.1.
-    x = torch.zeros(1, 3, 4, 4)
-    m = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 4, 1).expand(1, 1, 4, 4)
-    shown = torch.stack([composite(torch.full_like(x, v), x, m) for v in (0.5, -0.1)])
-    values = per_image(shown, shown[1], x, m, border=0)
-    assert values["mse"].item() == pytest.approx((0.25 + 0.01) / 2 / 2)
-    assert values["mse_missing"].item() == pytest.approx((0.25 + 0.01) / 2)
-    assert values["mse_best"].item() == pytest.approx(0.01)
-    assert values["mse_without_z"].item() == pytest.approx(0.01)
-    assert values["std"].item() == pytest.approx(0.6 / math.sqrt(2))  # ddof = 1
-    assert values["std_coarse"].item() == pytest.approx(0.3 / math.sqrt(2))  # of one block's means
-    assert values["jump"].item() == pytest.approx(0.5) and values["true_jump"].item() == 0
-
-
-def test_dots_in_which_z_hides_raise_the_std_and_not_the_coarse_one():
-    g = seeds.generator("dots")
-    x, m = torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 32, 32)
-    signs = torch.randint(2, (10, 1, 3, 8, 8, 1, 1), generator=g) * 2.0 - 1  # of each block
-    dots = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 2)  # whose mean is 0
-    blocks = {"dots": signs * dots, "patches": signs.expand(10, 1, 3, 8, 8, 4, 4)}
-    found = {}
-    for name, values in blocks.items():
-        x_tilde = 0.1 * values.transpose(-3, -2).reshape(10, 1, 3, 32, 32)
-        found[name] = per_image(x_tilde, x, x, m, border=0)
-    assert found["dots"]["std"].item() == pytest.approx(found["patches"]["std"].item())
-    assert found["dots"]["std_coarse"].item() < 1e-6
-    assert found["patches"]["std_coarse"].item() == pytest.approx(found["patches"]["std"].item())
-
-
 def test_coarse_std_weighs_a_block_by_what_is_missing_of_it():
     # Of two blocks one is missing, the other observed but for a quarter.
     m = torch.zeros(1, 1, 4, 8)
@@ -143,41 +111,6 @@ def test_coverage_is_of_what_an_image_file_would_hold():
     assert values["coverage_80"].item() == 0
 
 
-def test_perfect_reconstruction_has_no_error_and_a_seam_of_one():
-    case = tiny_case()
-    case["x_tilde"] = case["x"].expand(SAMPLES, -1, -1, -1, -1)
-    case["without_z"] = case["x"]
-    values = per_image(**case, border=BORDER)
-    for name in ERRORS | {"std", "std_coarse"}:
-        assert values[name].abs().max() < 1e-6
-    seam = bootstrap_ratio(values["jump"].numpy(), values["true_jump"].numpy())
-    assert seam["value"] == seam["low"] == seam["high"] == 1
-
-
-def test_observed_pixels_do_not_count_as_missing():
-    case = tiny_case()
-    before = per_image(**case, border=BORDER)
-    case["x_tilde"] = case["x_tilde"] + 10 * case["m"]  # spoil what was observed
-    after = per_image(**case, border=BORDER)
-    for name in ("mse_missing", "mse_best", "std"):
-        assert torch.allclose(after[name], before[name], rtol=1e-5), name
-    assert (after["mse"] > before["mse"]).all()
-
-
-def test_image_with_nothing_missing_counts_as_zero():
-    x = torch.rand(1, 3, 4, 4)
-    values = per_image(x.expand(2, 1, 3, 4, 4), x, x, torch.ones(1, 1, 4, 4), border=0)
-    assert all(values.pop(name).isnan().all() for name in CALIBRATION)  # left out of the means
-    assert all(torch.equal(v, torch.zeros(1)) for v in values.values())
-
-
-def test_jump_of_a_step_across_the_mask_is_its_height():
-    x, m = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
-    x[..., 2:], m[..., 2:] = 0.75, 1
-    assert jump_across_border(x, m).item() == pytest.approx(0.75)
-    assert jump_across_border(x, m.transpose(2, 3)).item() == pytest.approx(0)
-
-
 # Intervals
 
 
@@ -189,13 +122,6 @@ def test_interval_contains_its_value_and_shrinks_with_the_number_of_images(n):
     width = 2 * 1.96 / math.sqrt(n)  # of a mean of n normals
     assert result["high"] - result["low"] == pytest.approx(width, rel=0.25)
     assert bootstrap_ratio(values) == result
-
-
-def test_interval_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    results = [bootstrap_ratio(rng.normal(3, 1, 100)) for _ in range(100)]
-    # 95 expected; fewer than 86 has probability 1e-4
-    assert 86 <= sum(result["low"] <= 3 <= result["high"] for result in results) <= 100
 
 
 def test_ratio_is_that_of_means_and_its_interval_knows_of_pairs():
@@ -242,13 +168,6 @@ def test_frechet_distance_of_gaussians_is_the_closed_form():
     )
 
 
-def test_frechet_distance_does_not_see_order_and_is_zero_of_equal_sets():
-    a, b = random_features(0), random_features(1, shift=1)
-    assert abs(frechet_distance(a, a)) < 1e-8
-    assert abs(frechet_distance(a, a.flip(0))) < 1e-8
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
-
-
 @pytest.mark.parametrize("name, kernel", [("FD-efflite0", "KID-efflite0"), ("FID", "KID")])
 def test_distances_name_their_features_and_repeat_without_the_global_generator(name, kernel):
     a, b = random_features(0), random_features(1)
@@ -264,27 +183,6 @@ def test_distances_name_their_features_and_repeat_without_the_global_generator(n
     assert distances(a, b[None], name) == result
 
 
-def test_kernel_distance_tells_equal_from_different_distributions():
-    a, b, far = (random_features(s, n=200, shift=d) for s, d in ((0, 0), (1, 0), (2, 3.0)))
-    same, other = (distances(a, s[None], "FD-x")["KID-x"] for s in (b, far))
-    assert other["value"] > 10 * abs(same["value"]) and other["low"] > same["high"]
-
-
-def test_distances_are_those_of_all_samples_together():
-    real, first, second = (random_features(seed) for seed in range(3))
-    value = distances(real, torch.stack([first, second]), "FD-x")["FD-x"]
-    assert (
-        value["value"] == distances(real, torch.cat([first, second])[None], "FD-x")["FD-x"]["value"]
-    )
-    assert value["images"] == 80  # whatever the number of samples
-
-
-@pytest.mark.parametrize("real, fake", [(10, 60), (60, 10), (3, 3)])
-def test_sets_need_not_be_equally_large_nor_large(real, fake):
-    found = distances(random_features(0, real), random_features(1, fake)[None], "FD-x")
-    assert found["FD-x"]["value"] > 0 and found["KID-x"]["images"] == fake
-
-
 @pytest.fixture(scope="module")
 def extractor() -> EfficientNetLite0:
     return EfficientNetLite0()
@@ -295,18 +193,6 @@ def images(workspace, tiny_config) -> torch.Tensor:
     """All 60 prepared images, (60, 3, 32, 32) in [-1, 1]."""
     levels = torch.from_numpy(load_prepared(tiny_config.data).images().copy())
     return levels.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def test_frechet_distance_grows_with_noise_from_that_of_two_halves(images, extractor, monkeypatch):
-    monkeypatch.setattr(EfficientNetLite0, "SIZE", 64)  # four times faster, and enough here
-    half, other = images.split(30)
-    noise = torch.randn(half.shape, generator=seeds.generator("noise"))
-    noisy = [(other + strength * noise).clamp(-1, 1) for strength in (0, 0.1, 0.3, 0.9)]
-    real, *fakes = (extract(extractor, one).double() for one in (half, *noisy))
-    found = [frechet_distance(real, fake) for fake in fakes]
-    assert found == sorted(found)
-    assert 0 < found[0] < 0.5 * found[-1]
-    assert abs(frechet_distance(real, real)) < 1e-3 * found[0]
 
 
 def test_features_do_not_depend_on_the_batch(images, extractor):
@@ -362,13 +248,6 @@ def test_results_do_not_depend_on_the_batch_size(evaluated, monkeypatch):
         assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-7), name
 
 
-def test_evaluation_repeats_and_depends_on_its_seed(evaluated):
-    first, other = evaluated(), evaluated(seed=6)
-    assert first == evaluated()
-    assert first["mse_missing"]["value"] != other["mse_missing"]["value"]
-    assert first["mse_without_z"] == other["mse_without_z"]  # has no z to draw
-
-
 def test_evaluation_reports_every_metric_with_its_number_of_images(evaluated):
     result = evaluated()
     expected = ERRORS | CALIBRATION | {"std", "std_coarse", "seam", "FD-cheap", "KID-cheap"}
@@ -382,14 +261,6 @@ def test_evaluation_reports_every_metric_with_its_number_of_images(evaluated):
     _, m = evaluated.data.batch(np.arange(23))
     share = 1 - m.mean().item()
     assert result["mse"]["value"] == pytest.approx(result["mse_missing"]["value"] * share, rel=0.05)
-
-
-def test_values_of_images_are_kept_for_paired_comparisons(evaluated):
-    result = evaluated.both()
-    for name in ("mse", "mse_missing", "std", "std_coarse", "energy"):
-        kept = result["per_image"][name]
-        assert len(kept) == 23
-        assert np.mean(kept) == pytest.approx(result["metrics"][name]["value"], rel=1e-5)
 
 
 def test_samples_that_are_not_numbers_are_not_passed_over(evaluated):
@@ -491,14 +362,6 @@ def test_evaluation_is_of_the_test_split_and_not_of_training(trained):
         assert (evaluate_run(run)["metrics"] == first) is same
 
 
-def test_run_trained_on_other_data_is_refused(trained):
-    run, config = trained
-    manifest = load_prepared(config.data).folder / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(load_prepared(config.data).checksum, "0" * 64))
-    with pytest.raises(RunError, match="other data"):
-        evaluate_run(run)
-
-
 @pytest.fixture
 def trained_misgan(trained, workspace):
     """A run of two steps with a snapshot after the first."""
@@ -519,11 +382,3 @@ def test_evaluation_of_misgan_measures_its_own_samples_and_leads_to_its_end(trai
     assert 0 < first["seconds"] < last["seconds"] == record["training"]["seconds"]
     for name in ("FD-cheap", "mse_missing"):
         assert last[name] == record["metrics"][name]["value"] != first[name]
-
-
-def test_missing_snapshot_is_named(trained_misgan):
-    (path,) = trained_misgan.glob("snapshots/*")
-    path.unlink()
-    with pytest.raises(RunError, match=path.name):
-        evaluate_run(trained_misgan)
-    assert not (trained_misgan / "evaluation.json").exists()

@@ -86,12 +86,10 @@ def jump_across_border(x: Tensor, m: Tensor) -> Tensor:
 
 
 def over_images(measured: list[dict[str, Tensor]]) -> tuple[dict[str, Measurement], dict[str, Any]]:
-    """The mean of each metric over all images, of what ``per_image`` gives batch by batch.
+    """Metric -> its mean over all images; name of ``PER_IMAGE`` -> one value an image.
 
-    Returns:
-        metric -> Measurement; the two jumps become "seam", the ratio of their means, and images of
-        which nothing is missing do not count in the energy score and the coverages;
-        name of ``PER_IMAGE`` -> one value an image.
+    ``measured``: what ``per_image`` gives, batch by batch. The two jumps become "seam". Images of
+    which nothing is missing do not count in the energy score and the coverages.
     """
     table = {k: torch.cat([m[k] for m in measured]).double().cpu().numpy() for k in measured[0]}
     kept = {name: [float(f"{v:.6g}") for v in table[name]] for name in PER_IMAGE}

@@ -46,11 +46,9 @@ class EvaluationProtocol:
         }
 
     def measure(self, reconstruct: Reconstruct, title: str) -> dict[str, Any]:
-        """Measure reconstructions of the first ``count`` images; ``title``: for the progress.
+        """Measure reconstructions of the first ``count`` images; ``title`` is for the progress.
 
-        Returns:
-            "metrics": name -> value, low, high (95 %), images;
-            "per_image": name of ``metrics.PER_IMAGE`` -> one value an image.
+        Returns "metrics" and, of those that are compared in pairs, "per_image".
         """
         batches = [rows.numpy() for rows in torch.arange(self.count).split(BATCH)]
         measured, fakes, judged = [], [], max(1, MOST_FEATURES // self.count)
@@ -83,10 +81,9 @@ class EvaluationProtocol:
 def evaluate_run(folder: Path, device: torch.device | str | None = None) -> dict[str, Any]:
     """Evaluate a trained run by the protocol of ``metrics`` and write ``evaluation.json``.
 
-    Does nothing if it has been evaluated and nothing that it rests on has changed. Besides
-    ``metrics`` and ``per_image`` the record holds ``course``, the distance and error of the
-    snapshots against the seconds of training, and for MisGAN ``data_generator``, the distances of
-    its own samples.
+    Does nothing if nothing that it rests on has changed. Besides ``metrics`` and ``per_image`` the
+    record holds ``course``, distance and error of the snapshots against the seconds of training,
+    and for MisGAN ``data_generator``, the distances of its own samples.
 
     Raises:
         RunError: the run is not trained, its files do not belong together, or another process

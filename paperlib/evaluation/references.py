@@ -55,15 +55,10 @@ ROWS = (*REFERENCES, "start", "real")  # what G starts from, untrained; the orig
 
 
 def fill(name: str, y: Tensor, m: Tensor, sweeps: int = 0) -> Tensor:
-    """Fill in a batch by a reference.
+    """Fill in by one of ``REFERENCES`` or "start", relaxed by ``sweeps`` (``fill_sweeps``).
 
-    Args:
-        name: one of ``REFERENCES``, or "start": the smooth fill that G starts from.
-        y, m: observations, (B, C, H, W), in [-1, 1], 0 where missing; masks, (B, 1, H, W).
-        sweeps: how far "start" is relaxed (``fill_sweeps``).
-
-    Returns:
-        (B, C, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
+    Observations y (B, C, H, W) in [-1, 1], 0 where missing, and masks m (B, 1, H, W) give
+    (B, C, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
     """
     if name == "start":
         generated = pyramid_fill(y, m, sweeps=sweeps)

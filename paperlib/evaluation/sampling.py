@@ -28,14 +28,9 @@ def latents(
 def reconstruct(G: Any, y: Tensor, m: Tensor, z: Tensor) -> Tensor:
     """Plausible complete images x~ = G(y, z) * (1 - m) + y, one for each z (equation 4).
 
-    Args:
-        G: a trained generator in evaluation mode.
-        y: observations, (B, 3, H, W), in [-1, 1], 0 where missing.
-        m: masks, (B, 1, H, W), 1 = observed.
-        z: (samples, B, nz); zeros leave z unused.
-
-    Returns:
-        (samples, B, 3, H, W); observed pixels equal those of ``y`` to the bit.
+    Observations y (B, 3, H, W) in [-1, 1], 0 where missing, their masks m (B, 1, H, W), and
+    z (samples, B, nz), where zeros leave it unused, give (samples, B, 3, H, W). Observed pixels
+    equal those of ``y`` to the bit. G is in evaluation mode.
     """
     return torch.stack([composite(G(y, m, code), y, m) for code in z])
 

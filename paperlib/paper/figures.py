@@ -27,12 +27,7 @@ from paperlib.files import write_atomically
 MISSING_COLOUR = 0.85  # light grey, so that missing pixels are not taken for black ones
 WIDTH = 6.9  # inches, of a page's two columns
 SECONDS_BETWEEN_DRAWINGS = 10.0
-CURVES = {
-    "D on real and fake": {"d_real": "$D(y)$", "d_fake": r"$D(\tilde y)$"},
-    "losses": {"loss_d": "$D$", "loss_g": "$G, E$"},
-    "error of $y$": {"error_y": r"$\|\hat y - y\|^2$"},
-    "error of $z$": {"error_z": r"$\|z_{rec} - z\|^2$"},
-}
+CURVES = [["d_real", "d_fake"], ["loss_d", "loss_g"], ["error_y"], ["error_z"]]
 
 
 def use_style() -> None:
@@ -40,21 +35,14 @@ def use_style() -> None:
     plt.style.use("paperlib.paper.style")
 
 
-def save_figure(figure: Figure, target: Path) -> list[Path]:
-    """Write ``target`` (.png or .pdf); without such a suffix both, to look at and to print.
+def save_figure(figure: Figure, target: Path) -> None:
+    """Write ``target``.png, to look at, and ``target``.pdf, to print; DiskFull where no room is.
 
     The files hold no date: the same figure gives the same bytes.
-
-    Raises:
-        DiskFull: there is no room; what was there before is intact.
     """
-    suffixes = [target.suffix] if target.suffix in (".png", ".pdf") else [".png", ".pdf"]
-    written = [target.with_name(target.name.removesuffix(end) + end) for end in suffixes]
-    for path in written:
-        about = {"CreationDate": None} if path.suffix == ".pdf" else {}
-        write = partial(figure.savefig, format=path.suffix[1:], metadata=about)
-        write_atomically(path, write)
-    return written
+    for suffix, about in ((".png", {}), (".pdf", {"CreationDate": None})):
+        write = partial(figure.savefig, format=suffix[1:], metadata=about)
+        write_atomically(target.with_name(target.name + suffix), write)
 
 
 def to_picture(x: Tensor, m: Tensor | None = None, border: int = 0) -> np.ndarray:
@@ -121,15 +109,14 @@ def uncertainty_figure(
 
 
 def curves_figure(log: Sequence[Mapping[str, float]], title: str = "") -> Figure:
-    """Training curves of a run: losses, D's outputs, reconstruction and latent errors."""
+    """Training curves of a run: D on real and fake, losses, the errors of y and of z."""
     table = pd.DataFrame(log).set_index("step")
-    shown = {title: table.filter(list(keys)).rename(columns=keys) for title, keys in CURVES.items()}
-    shown = {title: curves for title, curves in shown.items() if len(curves.columns)}
+    groups = [found for keys in CURVES if (found := table.columns.intersection(keys).tolist())]
     figure, axes = plt.subplots(
-        1, len(shown), figsize=(WIDTH, 1.7), layout="constrained", squeeze=False
+        1, len(groups), figsize=(WIDTH, 1.7), layout="constrained", squeeze=False
     )
-    for ax, (name, curves) in zip(axes[0], shown.items(), strict=True):
-        curves.plot(ax=ax, title=name)
+    for ax, keys in zip(axes[0], groups, strict=True):
+        table[keys].plot(ax=ax)
     figure.suptitle(title)
     return figure
 

@@ -52,7 +52,9 @@ def verify(results: Path) -> tuple[list[Fault], str]:
     for folder in written:
         faults += _checked(folder / "table1.md", _table_faults(folder), "stale")
     for config in data.values():
-        faults += _checked(paths.DATA / config.folder, _prepared_faults(config))
+        place = paths.DATA / config.folder
+        kind = "altered" if place.is_dir() else "missing"
+        faults += _checked(place, _prepared_faults(config), kind)
     counts = (
         f"{len(runs)} runs, {len(measured)} references and peers, {len(fields)} runs on fields, "
         f"{len(written)} profiles' tables, {len(data)} prepared data sets"
@@ -110,8 +112,5 @@ def _table_faults(folder: Path) -> Iterator[Fault]:
 
 
 def _prepared_faults(config: DataConfig) -> Iterator[Fault]:
-    folder = paths.DATA / config.folder
-    if not folder.is_dir():
-        yield Fault("missing", folder, "run 'python -m paperlib prepare'")
-        return
-    yield from (Fault("altered", folder, what) for what in load_prepared(config).faults())
+    prepared = load_prepared(config)
+    yield from (Fault("altered", prepared.folder, what) for what in prepared.faults())
