@@ -29,7 +29,7 @@ def write_mask(path: Path, observed: np.ndarray = OBSERVED, **options) -> Path:
 
 
 def png_16(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits from values (H, W, C): grey, grey and alpha, RGB, RGBA."""
+    """A PNG of 16 bits from values (H, W, C): grey and alpha, or RGBA."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + content))
@@ -37,7 +37,7 @@ def png_16(values: np.ndarray) -> bytes:
 
     height, width, bands = values.shape
     data = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, (0, 4, 2, 6)[bands - 1], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 4: 6}[bands], 0, 0, 0)
     parts = (b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from paperlib import paths
 from paperlib.beyond.incomplete import describe
 from paperlib.config import RunConfig
-from paperlib.data.datasets import CompleteImages, Observations, PairedCompleteImages, law_of
+from paperlib.data.datasets import Observations, law_of
 from paperlib.data.prepare import prepare
 from paperlib.errors import DataError
 from paperlib.training.loop import train
@@ -116,18 +115,6 @@ def test_band_of_one_value_is_named_and_nothing_half_written_is_left(folder):
     with pytest.raises(DataError, match="a.npy#0,0: .*mine: .*a band has one value"):
         prepare(config(folder, bands=1, validation=0.0).data)
     assert not list(paths.DATA.glob("incomplete-*"))
-
-
-def test_what_does_not_fit_incomplete_images_is_refused(folder, prepared_once, tiny_config):
-    shutil.copytree(prepared_once, paths.DATA)
-    write_scenes(folder)
-    run = config(folder)
-    prepared = prepare(run.data)
-    for kind in (CompleteImages, PairedCompleteImages):
-        with pytest.raises(DataError, match="complete images"):
-            kind(prepared, "training", law_of(run), 0, "cpu")
-    with pytest.raises(DataError, match="go together"):
-        Observations(prepared, "training", law_of(tiny_config), 0, "cpu")
 
 
 @pytest.mark.parametrize("dependent", [False, True])
