@@ -45,7 +45,7 @@ ON_GPU = ""
 CLUSTER_CORES = 4
 if N_GPUS and workflow.local_exec and not workflow.remote_exec:
     workflow.register_resource("gpu", N_GPUS * RUNS_PER_GPU)  # places
-    ON_GPU = f"python -m paperlib.training.gpus {N_GPUS} {RUNS_PER_GPU} env "
+    ON_GPU = f"python {paths.ROOT}/scripts/on_a_gpu.py {N_GPUS} {RUNS_PER_GPU} env "
 
 
 def write_if_changed(path, config):

@@ -137,7 +137,8 @@ def train(config: RunConfig, observed: Observations, steps: int) -> tuple[nn.Mod
 def measure(profile: str, config: RunConfig, steps: int | None) -> Path:
     """Train and evaluate on one corruption; write and return the record's path."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    path = paths.peers(Path(profile).stem) / f"{config.corruption}-uair-seed{config.seed}.json"
+    folder = paths.RESULTS / Path(profile).stem / "peers"
+    path = folder / f"{config.corruption}-uair-seed{config.seed}.json"
     data = prepare(config.data)
     law = mask_law(config.corruption)
     observed = Observations(data, "training", law, config.mask_seed, "cpu")

@@ -79,11 +79,11 @@ def references(profile: Profile, corruption: str | None = None) -> None:
     if corruption not in (None, *configs):
         known = ", ".join(configs)
         raise ConfigurationError(f"no corruption {corruption!r} in {profile}; known: {known}")
+    folder = paths.RESULTS / Path(profile).stem / "references"
     for config in [configs[corruption]] if corruption else configs.values():
         prepare(config.data)
         for name in ROWS:
-            path = paths.references(Path(profile).stem) / f"{config.corruption}-{name}.json"
-            evaluate_reference(name, config, path)
+            evaluate_reference(name, config, folder / f"{config.corruption}-{name}.json")
 
 
 @app.command()

@@ -28,16 +28,6 @@ def runs(profile: str) -> Path:
     return RESULTS / profile / "runs"
 
 
-def references(profile: str) -> Path:
-    """The folder of the records of what fills in without learning."""
-    return RESULTS / profile / "references"
-
-
-def peers(profile: str) -> Path:
-    """The folder of the records of other libraries, made by ``benchmarks/``."""
-    return RESULTS / profile / "peers"
-
-
 def from_root(path: str | Path) -> Path:
     """``path`` itself if absolute, else relative to ``ROOT``."""
     return ROOT / Path(path).expanduser()

@@ -52,9 +52,7 @@ class Fault:
         return f"{self.kind}: {self.path}: {self.what}"
 
 
-def refuse_other_configuration(
-    path: Path, theirs: dict[str, Any], config: EvaluationConfig
-) -> None:
+def refuse_other_configuration(path: Path, theirs: dict, config: EvaluationConfig) -> None:
     """Raise RunError, naming the keys, if the configuration in ``path`` is not ``config``."""
     other, ours = type(config).parse(theirs, str(path)).model_dump(), config.model_dump()
     if differing := [k for k in ours if ours[k] != other[k] and k not in BOOKKEEPING]:

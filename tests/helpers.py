@@ -191,4 +191,5 @@ def write_reference(
     """The made-up record of a reference."""
     about = {"config": config.model_dump(), "data_checksum": "def"}
     record = about | {"metrics": measured(metrics | {"std": 0.0})}
-    write_json(paths.references(profile) / f"{config.corruption}-{name}.json", record)
+    folder = paths.RESULTS / profile / "references"
+    write_json(folder / f"{config.corruption}-{name}.json", record)

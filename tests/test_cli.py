@@ -90,7 +90,7 @@ def test_describe_says_what_it_found(empty_workspace, capsys):
 def test_references_leave_a_record_each(tiny_profile, monkeypatch):
     monkeypatch.setattr("paperlib.evaluation.protocol.load_extractor", lambda _: MeanAndSpread())
     assert main(["references", tiny_profile, "--corruption", "small_patch"]) == 0
-    written = {path.name for path in paths.references("tiny").iterdir()}
+    written = {path.name for path in (paths.RESULTS / "tiny" / "references").iterdir()}
     assert written == {f"small_patch-{name}.json" for name in ROWS}
 
 

@@ -122,9 +122,9 @@ SHOW = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); 
 def placed(count: int, gpus: int, runs: int, folder: Path, visible: str = "") -> list[str]:
     """What ``count`` commands at once print, each of which holds its GPU for a second."""
     environment = os.environ | {"TMPDIR": str(folder), "CUDA_VISIBLE_DEVICES": visible}
-    command = [sys.executable, "-m", "paperlib.training.gpus", str(gpus), str(runs)]
+    command = [sys.executable, paths.ROOT / "scripts" / "on_a_gpu.py", str(gpus), str(runs)]
     command += [sys.executable, "-c", SHOW]
-    how: Any = {"cwd": paths.ROOT, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    how: Any = {"env": environment, "stdout": subprocess.PIPE, "text": True}
     started = [subprocess.Popen(command, **how) for _ in range(count)]
     return sorted(process.communicate(timeout=60)[0].strip() for process in started)
 

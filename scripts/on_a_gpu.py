@@ -1,4 +1,4 @@
-"""Run a command on a GPU that no other run has: ``python -m paperlib.training.gpus GPUS RUNS CMD``.
+"""Run a command on a GPU that no other run has: ``python scripts/on_a_gpu.py GPUS RUNS CMD``.
 
 The Snakefile puts it before training and evaluation where ``--resources gpu=GPUS`` is given. Each
 GPU has RUNS places (1, or more where small runs are to share one), each a locked file; the lock
