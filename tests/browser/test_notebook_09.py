@@ -1,4 +1,4 @@
-"""Notebook 09 in JupyterLab in a browser: clicks, sliders, painting. Opt-in: make browser-test.
+"""Notebook 09 in JupyterLab in a browser: choosing, painting, saving. Opt-in: make browser-test.
 
 It needs playwright and Chromium: that of the system, the one that the environment variable CHROMIUM
 names, or playwright's own. Screenshots go to results/browser-test.
@@ -145,12 +145,3 @@ def test_a_stroke_hides_what_it_covers(page, results):
     hidden = [k for k, row in enumerate(chosen["mask"]) if 0 in row]
     assert hidden == [18, 19, 20, 21, 22]
     assert all(value == 0 for value in chosen["mask"][20][5:26])
-
-
-def test_the_sliders_move_z(page, results):
-    slider = page.locator(".widget-slider", has_text="z, direction 1").locator(".noUi-handle")
-    box = slider.bounding_box()
-    row = box["y"] + box["height"] / 2
-    drag(page, (box["x"] + box["width"] / 2, row), (box["x"] + 50, row))
-    first, second = saved(page, results, "3-moved")["z"]
-    assert first > 0.5 and second == 0
