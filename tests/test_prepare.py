@@ -171,12 +171,10 @@ def test_of_two_prepares_at_once_one_waits_for_the_other(noise, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "splits.npz", "ids.txt", "images.npy"])
-def test_damaged_and_missing_files_are_named(workspace, tiny_config, name):
-    path = paths.DATA / tiny_config.data.folder / name
-    for damage in [b"\xff"] if name == "ids.txt" else [b"\xff", b"", path.read_bytes()[:50]]:
-        path.write_bytes(damage)
-        with pytest.raises(DataError, match=rf"{name} is damaged .* delete .* prepare it again"):
-            load_prepared(tiny_config.data).images()
+def test_damaged_files_are_named(workspace, tiny_config, name):
+    (paths.DATA / tiny_config.data.folder / name).write_bytes(b"\xff")
+    with pytest.raises(DataError, match=rf"{name} is damaged .* delete .* prepare it again"):
+        load_prepared(tiny_config.data).images()
     with pytest.raises(DataError, match="is not prepared: run 'python -m paperlib prepare'"):
         load_prepared(DataConfig(split_seed=7))
 
