@@ -80,14 +80,6 @@ def test_samples_of_the_truth_s_own_law_cover_as_often_as_they_should(count, lev
 # The energy score
 
 
-@pytest.mark.parametrize("x, expected", [(2.0, 1.5 - 3 / 2), (6.0, 3.5 - 3 / 2)])
-def test_energy_score_of_two_samples_by_hand(x, expected):
-    # The mean distance of 1 and 4 from x, less half of their own.
-    truth = of_one_pixel([x])[0]
-    found = energy_score(of_one_pixel([1.0, 4.0]), truth, everything(truth))
-    assert found.item() == pytest.approx(expected)
-
-
 def test_energy_score_of_vectors_equals_loops_over_pairs():
     S, B = 4, 2
     samples, x = normal(S, B, 3, 2, 2), normal(B, 3, 2, 2, seed=1)

@@ -26,8 +26,6 @@ RESAMPLES = 1000  # of the bootstrap, for means over images
 DISTANCE_RESAMPLES = 20  # of the bootstrap, for the Frechet distance
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 200
 PER_IMAGE = ("mse", "mse_missing", "std", "std_coarse", "energy")  # kept for paired comparisons
-
-
 Measurement = dict[str, float]
 """A metric's value, its 95 % bootstrap interval low, high, and the number of images behind them."""
 

@@ -71,21 +71,16 @@ LOWER_IS_BETTER = {*DISTANCES, "mse", "mse_missing", "mse_best", "energy"}  # al
 DASH = "–"
 WORSE = " †"  # a learned method that ends worse than what its generator started from
 STILL_FALLING = " ‡"  # MisGAN: its error was still falling in the last half of its training
-
-
 Records = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 """(corruption, method) -> its evaluation records, one a seed, as they are on disk."""
 
 
 def load_records(profile: str, results: Path | None = None) -> Records:
-    """Everything evaluated in a profile (a name in configs/, or a YAML file).
+    """Everything evaluated in a profile: runs, references, peers.
 
-    A method is that of a run, a reference, a peer, or "ambientgan": the samples of MisGAN's data
-    generator. ``results`` is the profile's folder; by default it lies below ``paths.RESULTS``.
-
-    Raises:
-        RunError: a record does not belong to the run that the profile describes, to the weights
-            beside it or to the data, or rests on other data than another; the message names it.
+    The method "ambientgan" are the samples of MisGAN's data generator. ``results`` is the folder of
+    the profile, if it does not lie below ``paths.RESULTS``. RunError names a record that does not
+    belong to the run that the profile describes, to the weights beside it or to the data.
     """
     folder = results or paths.RESULTS / Path(profile).stem
     read: list[tuple[Path, EvaluationConfig, str, dict[str, Any]]] = []

@@ -18,16 +18,11 @@ from paperlib.run import Fault, Run, data_faults, refuse_other_configuration
 
 
 def verify(results: Path) -> tuple[list[Fault], str]:
-    """All faults below ``results``, and in a line what was looked at. Nothing is changed.
+    """All faults below ``results``, of all profiles or of one, and in a line what was looked at.
 
     Of each run all files; the records of references, peers and runs on fields; the tables and
     claims, written anew from the records and compared; and the prepared data that these rest on.
-
-    Args:
-        results: the folder of all profiles' results, or that of one profile.
-
-    Raises:
-        RunError: there is nothing to verify.
+    Nothing is changed. RunError where there is nothing to verify.
     """
     runs = [Run(path.parent) for path in sorted(results.rglob("config.json"))]
     measured = [path for part in tables.PARTS for path in sorted(results.rglob(f"{part}/*.json"))]
