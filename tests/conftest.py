@@ -32,8 +32,6 @@ from paperlib import paths
 from paperlib.config import RunConfig
 from paperlib.data.prepare import prepare
 
-N_IMAGES = 60
-
 # Random examples: few and always the same in make test, many and others in make fuzz.
 settings.register_profile("test", max_examples=30, derandomize=True, deadline=None, database=None)
 settings.register_profile("fuzz", max_examples=2500, deadline=None)
@@ -53,7 +51,7 @@ def image_folder(tmp_path_factory) -> Path:
     """60 smooth PNG images of 48 x 40 pixels."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
-    for i in range(N_IMAGES):
+    for i in range(60):
         smooth_image(rng, 48, 40).save(folder / f"{i:03d}.png")
     return folder
 
