@@ -24,7 +24,7 @@ from paperlib.data.datasets import Observations, law_of
 from paperlib.data.prepare import load_prepared
 from paperlib.errors import ConfigurationError, DataError, Diverged
 from paperlib.evaluation.calibration import coverage, energy_score
-from paperlib.evaluation.features import BATCH
+from paperlib.evaluation.features import BATCH, to_levels
 from paperlib.evaluation.metrics import bootstrap_ratio
 from paperlib.evaluation.sampling import Reconstruct, sampler
 from paperlib.progress import track
@@ -101,7 +101,11 @@ def score_run(folder: Path) -> dict[str, Any]:
     rests_on = {key: trained[key] for key in ("generator_checksum", "data_checksum")}
     p_m = law_of(config)
     observed = Observations(data, "validation", p_m, config.mask_seed, device)
-    reconstruct = sampler(G, SAMPLES, config.evaluation_seed)
+    sample = sampler(G, SAMPLES, config.evaluation_seed)
+
+    def reconstruct(*given: Any) -> Any:
+        return tuple(to_levels(x) / 127.5 - 1 for x in sample(*given))  # as image files hold them
+
     batches = []
     for rows in torch.arange(min(len(observed), config.eval_images)).split(BATCH):
         y, m = observed.batch(rows.numpy())
