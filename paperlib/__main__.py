@@ -125,16 +125,13 @@ def select(
 
     Train every combination, score it on observed pixels that are hidden again, the best first.
     """
-    from paperlib.beyond.selection import as_lines, candidates, search
-    from paperlib.data.prepare import prepare
+    from paperlib.beyond.selection import search
 
     config, trained = _runs(profile, run=run)[0]
-    grid = _parsed(values, "KEY=V1,V2,...", "[{}]")
-    candidates(config, grid)  # a wrong value is said before hours of work
-    prepare(config.data)
     folder = trained.parents[1] / "selection" / config.name
-    found = search(config, grid, folder)
-    print(f"{as_lines(found)}\nbest: {found[0]['name']}; records in {folder}")
+    found = search(config, _parsed(values, "KEY=V1,V2,...", "[{}]"), folder)
+    lines = found.to_string(float_format="{:.4f}".format)
+    print(f"{lines}\nbest: {found.index[0]}; records in {folder}")
 
 
 @app.command()
@@ -142,7 +139,7 @@ def inpaint(
     run: Annotated[Path, Argument(help="A trained run, as results/quick/runs/NAME.")],
     input: Annotated[Path, Argument(help="An image or a folder of images.")],
     output: Annotated[Path, Argument(help="A new folder.")],
-    samples: Annotated[int, Option(help="Per image.")] = 5,
+    samples: Annotated[int, Option(min=1, help="Per image.")] = 5,
     seed: int = 0,
     missing: Literal["auto", "mask", "alpha", "nan"] = "auto",
     missing_value: Annotated[float | None, Option(help="Of missing pixels.")] = None,

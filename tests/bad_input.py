@@ -240,7 +240,6 @@ COMMANDS = {
     "inpaint run . out": "out lies in",
     f"{FILL} --samples 0": "--samples",
     f"{FILL} --range 9 1": "--range",
-    f"{FILL} --range 0 9": "outside 0 to 9",
     f"{FILL} --missing colour": "'colour'",
     f"{FILL} --missing nan --missing-value 0": "contradict",
 }
@@ -271,4 +270,4 @@ def cases() -> dict[str, tuple[Make, str]]:
     return found
 
 
-FAILS_ON_AN_IMAGE = ("inpaint: ", "inpaint run used/mine.txt", f"{FILL} --range 0 9")
+FAILS_ON_AN_IMAGE = ("inpaint: ", "inpaint run used/mine.txt")

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -105,17 +103,12 @@ def test_a_corruption_is_the_paper_s(explorer):
         assert explorer.m.sum() == observed
 
 
-def test_a_saved_picture_shows_the_observation_and_beside_it_is_what_was_chosen(explorer):
+def test_a_saved_picture_shows_the_observation(explorer):
     stroke(explorer, (3.0, 3.0), (20.0, 9.0))
-    explorer.z[1].value = 1.2
     explorer.save()
     first = explorer.saved
     explorer.save()
     assert explorer.saved != first and first.is_file()  # nothing is overwritten
-    chosen = json.loads(first.with_suffix(".json").read_text())
-    assert chosen["mask"] == explorer.m[0].int().tolist()
-    assert chosen["corruption"] == "drop_pixel" and chosen["z"] == [0.0, 1.2]
-    assert chosen["runs"] == list(RUNS) and first.name.startswith(chosen["image"])
     pixel = TILE // 32
     tile = np.asarray(Image.open(first))[GAP : GAP + TILE, GAP : GAP + TILE]  # the first
     levels = torch.tensor(tile[pixel // 2 :: pixel, pixel // 2 :: pixel]).permute(2, 0, 1)

@@ -63,4 +63,7 @@ def test_the_exact_posterior_put_in_the_place_of_g_reaches_the_least_distance():
     found = fields.measure(exact, quick(eval_images=60))["distances"]
     for name in ("mean", "covariance", "wasserstein"):
         assert found[name]["value"] == pytest.approx(found[f"exact_{name}"]["value"], rel=0.1)
-    assert found["coverage_80"]["value"] == pytest.approx(0.8, abs=0.05)
+    assert found["mean"]["value"] == pytest.approx(60**-0.5, rel=0.15)  # of a mean of 60
+    assert found["variance"]["value"] == pytest.approx(1, abs=0.05)
+    for level in (50, 80, 95):
+        assert found[f"coverage_{level}"]["value"] == pytest.approx(level / 100, abs=0.08)

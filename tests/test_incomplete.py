@@ -5,10 +5,10 @@ The commands' answers to bad files are in test_bad_input, those to random ones i
 
 from __future__ import annotations
 
-import struct
-import zlib
+import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -26,29 +26,6 @@ def write_mask(path: Path, observed: np.ndarray = OBSERVED, **options) -> Path:
     """The mask of the image ``path``; gives back ``path``."""
     Image.fromarray(observed).save(path.with_name(path.stem + ".mask.png"), **options)
     return path
-
-
-def png_16(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits from values (H, W, C): grey and alpha, or RGBA."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + checksum
-
-    height, width, bands = values.shape
-    data = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 4: 6}[bands], 0, 0, 0)
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-def complaint(path: Path, **options) -> str:
-    """The one line, naming the file, with which ``path`` is refused."""
-    with pytest.raises(DataError) as error:
-        read_incomplete(path, **options)
-    text = str(error.value)
-    assert str(path) in text and len(text.splitlines()) == 1
-    return text
 
 
 # What is missing
@@ -128,8 +105,8 @@ def test_turned_images_and_masks_are_read_as_people_see_them(tmp_path, suffix, o
 
 BITS = (np.uint8, np.uint16)
 WRITTEN = [
-    (".webp", 3, np.uint8),
-    *[(".png", bands, dtype) for bands in (1, 3) for dtype in BITS],
+    *[(".webp", 3, np.uint8), (".png", 3, np.uint8)],
+    *[(".png", 1, dtype) for dtype in BITS],
     *[(".tif", bands, dtype) for bands in (1, 3, 5) for dtype in (*BITS, np.float32)],
     *[(".npy", bands, dtype) for bands in (1, 2, 16) for dtype in (*BITS, np.float64)],
 ]
@@ -143,15 +120,6 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path, suffix, bands, dtype)
     assert image.values.dtype == dtype and image.values.shape == values.shape
     assert image.values.tobytes() == values.tobytes()
     assert {p.name for p in tmp_path.iterdir()} == {path.name, "a.mask.png"}
-
-
-@pytest.mark.parametrize("bands", [1, 3])
-def test_16_bit_png_with_alpha_is_not_made_8_bits(tmp_path, bands):
-    values = picture(bands=bands, dtype=np.uint16)
-    alpha = np.where(OBSERVED, 65535, 0)
-    (tmp_path / "b.png").write_bytes(png_16(np.dstack([values, alpha])))
-    image = read_incomplete(tmp_path / "b.png")
-    assert np.array_equal(image.observed, OBSERVED) and np.array_equal(image.values, values)
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
@@ -173,28 +141,35 @@ def test_images_of_a_folder_are_found_whatever_their_names(tmp_path, name):
     for other in ("b.mask.png", "notes.txt", "c.npy", "a.JPG"):
         (folder / other).touch()
     (folder / "folder.png").mkdir()
-    path = write(folder / name, picture(dtype=np.uint16), "mask")
+    path = write(folder / name, picture(), "mask")
     assert incomplete_files(tmp_path) == sorted([path, folder / "a.JPG", folder / "c.npy"])
     assert np.array_equal(read_incomplete(path).observed, OBSERVED)
 
 
 def test_image_that_is_complete_or_does_not_say_what_is_missing(tmp_path):
     write_image(path := tmp_path / "a.png", picture())
-    assert "nothing says what is missing" in complaint(path)
+    with pytest.raises(DataError, match="nothing says what is missing"):
+        read_incomplete(path)
     assert read_incomplete(path, "nan").observed.all()
     assert read_incomplete(path, missing_value=0, max_pixels=H * W).observed.all()
-    assert "max_pixels" in complaint(path, max_pixels=H * W - 1)
+    with pytest.raises(DataError, match="max_pixels"):
+        read_incomplete(path, max_pixels=H * W - 1)
 
 
 def saved(mode: str):
     return lambda path: Image.fromarray(picture()).convert(mode).save(path)
 
 
+def deep(path: Path) -> None:
+    cv2.imwrite(str(path), picture(dtype=np.uint16))
+
+
 @pytest.mark.parametrize(
     "name, save, part",
     [
         ("a.gif", saved("P"), "unknown suffix '.gif'"),
-        ("a.png", saved("P"), "one picture in grey or RGB"),
+        ("a.png", saved("P"), "expected grey or RGB"),
+        ("a.png", deep, "16 bits of colour"),
         ("a.jpg", saved("CMYK"), "CMYK"),
         ("a.tif", saved("CMYK"), "SEPARATED"),
         ("a.npy", lambda path: np.save(path, np.full((H, W), np.inf)), "NaN or infinite"),
@@ -203,4 +178,5 @@ def saved(mode: str):
 )
 def test_what_is_odd_is_refused_and_what_is_wrong_is_said(tmp_path, name, save, part):
     save(path := write_mask(tmp_path / name))
-    assert part in complaint(path)
+    with pytest.raises(DataError, match=f"{re.escape(str(path))}.*{part}"):
+        read_incomplete(path)

@@ -8,7 +8,6 @@ from helpers import NZ, B, observations, tiny
 from paperlib import seeds
 from paperlib.beyond.mask_aware import MaskAware
 from paperlib.core.algorithm1 import Algorithm1
-from paperlib.core.baselines import METHODS
 from paperlib.core.corruption import mask_law
 
 
@@ -20,10 +19,6 @@ def method_and_pass(method: str, kind: type):
     made.nets.G = lambda y, m, z: y + z.mean()
     made.nets.E = lambda y, m: (m.flatten(1)[:, :NZ], m.flatten(1)[:, :NZ])
     return made, made.forward(*observations(), generator=seeds.generator("step"))
-
-
-def test_it_has_a_name():
-    assert METHODS["mask_aware"] is MaskAware
 
 
 def test_it_computes_what_both_computes_and_then_draws_another_mask():

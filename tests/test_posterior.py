@@ -10,13 +10,7 @@ import torch
 from torch import Tensor
 
 from paperlib import seeds
-from paperlib.beyond.posterior import (
-    Gaussian,
-    condition,
-    distances_to_posterior,
-    random_field,
-    sliced_wasserstein,
-)
+from paperlib.beyond.posterior import Gaussian, condition, distances_to_posterior, random_field
 from paperlib.core.corruption import DropPixel
 
 FIELD = random_field(4)
@@ -80,11 +74,10 @@ def test_what_lies_under_the_mask_has_no_influence():
 
 
 def test_covariance_is_that_of_the_distance():
-    i, j = np.indices((4, 4)).reshape(2, -1)
-    squares = np.subtract.outer(i, i) ** 2 + np.subtract.outer(j, j) ** 2
-    expected = np.exp(-squares / (2 * 1.5**2)) / 1.02
-    np.fill_diagonal(expected, 1)
-    assert FIELD.covariance[0].numpy() == pytest.approx(expected, rel=1e-12)
+    near, diagonal = FIELD.covariance[0, 0, [1, 5]].tolist()  # from the first pixel
+    assert near == pytest.approx(math.exp(-1 / 4.5) / 1.02)
+    assert diagonal == pytest.approx(math.exp(-2 / 4.5) / 1.02)
+    assert FIELD.covariance[0].diagonal().numpy() == pytest.approx(1)
 
 
 def test_samples_keep_what_is_observed_to_the_bit_and_have_the_right_moments():
@@ -140,15 +133,6 @@ def test_distances_by_hand_on_one_missing_pixel():
     assert found["coverage_50"] == 1
 
 
-def test_samples_of_the_posterior_reach_the_least_distance():
-    found = measured(EXACT.sample(200, seeds.generator("own")), X, EXACT)
-    assert found["mean"] == pytest.approx(200**-0.5, rel=0.1)  # of a mean of 200
-    assert found["covariance"] < 0.3 and found["wasserstein"] < 0.15
-    assert found["variance"] == pytest.approx(1, abs=0.02)
-    for level in (50, 80, 95):  # 40 images of 12 entries that hang together
-        assert found[f"coverage_{level}"] == pytest.approx(level / 100, abs=0.1)
-
-
 @pytest.mark.parametrize(
     "shift, factor, mean, variance, covariance",
     [  # in deviations
@@ -171,11 +155,3 @@ def test_wrong_samples_are_measured_by_what_is_wrong_with_them(
     if factor != 1:  # in expectation, for normal samples: E |2 g - g|, or E |g|
         assert found["wasserstein"] == pytest.approx((2 / math.pi) ** 0.5, rel=0.1)
         assert (found["coverage_50"] > 0.7) if factor else (found["coverage_95"] == 0)
-
-
-def test_sliced_distance_of_two_points_is_their_mean_projected_distance():
-    s, t = doubles([[[0.0, 0.0, 9.0]]]), doubles([[[3.0, 4.0, -9.0]]])
-    missing = torch.tensor([[True, True, False]])
-    directions = doubles([[2.0, 0.0, 5.0], [0.0, -1.0, 0.0], [3.0, 4.0, 1.0]])
-    found = sliced_wasserstein(s, t, missing, directions)
-    assert found.tolist() == pytest.approx([(3 + 4 + 5) / 3])

@@ -13,18 +13,10 @@ from torch import Tensor
 from paperlib import seeds
 from paperlib.beyond import selection
 from paperlib.beyond.posterior import condition, random_field
-from paperlib.beyond.selection import (
-    HIDDEN,
-    as_lines,
-    hide,
-    over_images,
-    score_hidden,
-    score_run,
-    search,
-)
+from paperlib.beyond.selection import HIDDEN, hide, over_images, score_hidden, score_run, search
 from paperlib.core.corruption import CORRUPTIONS, DropPixel, MaskLaw, corrupt
 from paperlib.data.datasets import ObservedMasks
-from paperlib.data.prepare import load_prepared, prepare
+from paperlib.data.prepare import load_prepared
 from paperlib.errors import DataError, Diverged
 from paperlib.records import read_json
 from paperlib.training.loop import train
@@ -129,22 +121,6 @@ def test_both_too_sure_and_too_unsure_samples_score_worse_than_the_posterior_s()
         loss = wrong["energy"] - right["energy"]  # of the same images
         assert loss.mean() > 4 * loss.std() / math.sqrt(count)
     assert sure["coverage_80"].mean() < 0.6 < 0.9 < unsure["coverage_80"].mean()
-    # the error of the mean does not tell them apart
-    assert sure["mse"].mean() < right["mse"].mean() < unsure["mse"].mean()
-
-
-def test_record_of_the_scores_says_what_it_rests_on(workspace, tiny_config):
-    config = changed(tiny_config, steps=1, start_from_fill=False, z_start=0.5)
-    train(config, run := workspace / "run")
-    record = score_run(run)
-    assert record == read_json(run / "selection.json")
-    assert record["config"] == config.model_dump() and "commit" in record
-    for key in ("generator_checksum", "data_checksum"):
-        assert record["rests_on"][key] == read_json(run / "record.json")[key]
-    assert record["scores"].keys() == {"energy", "mse", "coverage_50", "coverage_80"}
-    for score in record["scores"].values():
-        assert score["images"] == 9  # the hold-out of 60 images
-        assert 0 <= score["low"] <= score["value"] <= score["high"]
 
 
 def test_scores_look_at_nothing_but_observations_of_the_hold_out(workspace, tiny_config):
@@ -166,18 +142,22 @@ def test_scores_look_at_nothing_but_observations_of_the_hold_out(workspace, tiny
 
 
 def test_search_trains_every_combination_and_puts_the_best_first(workspace, tiny_config):
-    config = changed(tiny_config, steps=1)
+    config = changed(tiny_config, steps=1, start_from_fill=False, z_start=0.5)
     grid = {"lambda_z": [0.5, 2], "nz": [4, 8]}
     found = search(config, grid, workspace / "search")
-    assert len(found) == 4
-    scores = [record["scores"]["energy"]["value"] for record in found]
-    assert scores == sorted(scores)
-    for record in found:
-        own = read_json(workspace / "search" / record["name"] / "config.json")
-        assert f"lambda_z={own['lambda_z']:g}-nz={own['nz']}" == record["name"]
-        assert own == config.model_dump() | {key: own[key] for key in grid}
-    lines = as_lines(found).split("\n")
-    assert len(lines) == 5 and found[0]["name"] in lines[1] and f"{scores[0]:.4f}" in lines[1]
+    assert len(found) == 4 and found["energy"].is_monotonic_increasing
+    assert set(found) == {"energy", "mse", "coverage_50", "coverage_80"}
+    for name, scores in found.iterrows():
+        run = workspace / "search" / name
+        trained, record = read_json(run / "record.json"), read_json(run / "selection.json")
+        own = trained["config"]
+        assert f"lambda_z={own['lambda_z']:g}-nz={own['nz']}" == name
+        assert own == record["config"] == config.model_dump() | {key: own[key] for key in grid}
+        for key in ("generator_checksum", "data_checksum"):
+            assert record["rests_on"][key] == trained[key]
+        for key, score in record["scores"].items():
+            assert score["value"] == scores[key] and score["images"] == 9  # the hold-out
+            assert 0 <= score["low"] <= score["value"] <= score["high"]
 
 
 def test_candidate_without_a_number_comes_last_and_one_that_diverges_is_left_out(
@@ -195,7 +175,7 @@ def test_candidate_without_a_number_comes_last_and_one_that_diverges_is_left_out
     monkeypatch.setattr(selection, "train", fake_train)
     monkeypatch.setattr(selection, "score_run", fake_score)
     found = search(tiny_config, {"lambda_y": [1, 2, 3, 4, 5]}, workspace / "search")
-    assert [r["name"] for r in found] == [f"lambda_y={k}" for k in (3, 5, 1, 2)]
+    assert [*found.index] == [f"lambda_y={k}" for k in (3, 5, 1, 2)]
     assert "left out: step 7 is NaN" in capsys.readouterr().err
     with pytest.raises(Diverged):
         search(tiny_config, {"lambda_y": [4]}, workspace / "search")
@@ -203,7 +183,6 @@ def test_candidate_without_a_number_comes_last_and_one_that_diverges_is_left_out
 
 def test_missing_hold_out_is_refused_before_anything_is_trained(workspace, tiny_config):
     config = changed(tiny_config, validation=0.0)
-    prepare(config.data)
     with pytest.raises(DataError, match="validation"):
         search(config, {"lambda_z": [1.0]}, workspace / "search")
     assert not (workspace / "search").exists()

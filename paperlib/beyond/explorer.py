@@ -14,7 +14,6 @@ from typing import Any
 
 import cv2
 import ipywidgets as widgets
-import matplotlib
 import numpy as np
 import torch
 from ipycanvas import Canvas
@@ -28,7 +27,6 @@ from paperlib.beyond import pretrained
 from paperlib.core.corruption import CORRUPTIONS, corrupt
 from paperlib.evaluation.sampling import latents, reconstruct
 from paperlib.files import write_atomically
-from paperlib.records import write_json
 from paperlib.run import Run
 
 SAMPLES = 5
@@ -73,10 +71,8 @@ def picture(x: Tensor, m: Tensor | None = None) -> Tensor:
 
 
 class Explorer(widgets.VBox):
-    """Choose an image, hide parts of it, and see what two runs make of the rest.
-
-    ``images`` are complete, name -> (C, H, W) in [-1, 1], ``runs`` label -> directory of a run for
-    such images, the package's by default; pictures are saved in ``folder``.
+    """Widgets that show one of ``images`` (name -> (C, H, W) in [-1, 1], complete) and two of
+    ``runs`` (label -> directory), the package's by default; pictures are saved in ``folder``.
 
     Attributes:
         x, m, y: the image, its mask and the observation.
@@ -123,10 +119,9 @@ class Explorer(widgets.VBox):
         tiles = []
         for seen, x_tilde in zip((self.m, None), self.answers, strict=True):
             moved, samples = x_tilde[0], x_tilde[1:]  # (C, H, W), (SAMPLES, C, H, W)
-            spread = samples.std(dim=0).mean(dim=0).numpy() / BRIGHTEST  # (H, W)
-            heat = torch.from_numpy(matplotlib.colormaps["magma"](spread)).float()
+            spread = samples.std(dim=0).mean(dim=0, keepdim=True)  # (1, H, W)
             tiles += [picture(self.x, seen), picture(moved), picture(samples.mean(dim=0))]
-            tiles += [heat[..., :3].permute(2, 0, 1), *map(picture, samples)]
+            tiles += [picture(2 * spread / BRIGHTEST - 1), *map(picture, samples)]
         large = interpolate(torch.stack(tiles), scale_factor=max(1, TILE // self.x.shape[-1]))
         grid = to_pil_image(make_grid(large, len(tiles) // 2, GAP, pad_value=1))
         grid.save(buffer := io.BytesIO(), format="png", compress_level=1)  # fast
@@ -154,20 +149,9 @@ class Explorer(widgets.VBox):
         self.answer()
 
     def save(self, *_: Any) -> None:
-        """Write what is seen as PNG, and what was chosen as JSON beside it."""
-        labels = [run.value for run in self.run]
-        chosen = {
-            "image": self.image.value,
-            "corruption": self.corruption.value,
-            "mask": self.m[0].int().tolist(),
-            "runs": labels,
-            "checksums": [Run(self.runs[k]).record["generator_checksum"] for k in labels],
-            "z": [slider.value for slider in self.z],
-            "samples": self.samples_drawn,
-        }
+        """Write what is seen as PNG."""
         count = len(list(self.folder.glob("*.png"))) + 1
         self.saved = self.folder / f"{self.image.value}-{count}.png"
-        write_json(self.saved.with_suffix(".json"), chosen)
         write_atomically(self.saved, lambda draft: draft.write_bytes(self.picture.value))
         self.message.value = f"saved {self.saved}"
 

@@ -6,7 +6,6 @@ and a record instead of checkpoints, since a run takes less than a minute.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +98,16 @@ def train_on_fields(config: RunConfig, folder: Path) -> tuple[dict[str, Any], An
     torch.manual_seed(seeds.fold(config.seed, "parameters"))
     method = METHODS[config.method](config, build_dense_networks(config), P_M)
     average = RunningAverage(method.nets.G, G, config.ema)
-    start = time.perf_counter()
     for step in range(config.steps):
         generator = seeds.generator(config.seed, "step", step)
         drawn = [observe(config.batch_size, generator) for _ in range(method.batches_per_step)]
         method.step([(y.float(), m) for _, y, m in drawn], generator)
         average.update(step + 1)
-    seconds = round(time.perf_counter() - start, 1)
     write_atomically(weights, lambda draft: save_file(G.state_dict(), draft))
-    about = {"seconds": seconds, "generator_checksum": file_checksum(weights)}
-    about |= measure(sampler(G, config.eval_samples, config.evaluation_seed), config)
-    return write_record(path, provenance(config, "none: drawn afresh") | about), G
+    record = provenance(config, "none: drawn afresh")
+    record |= {"generator_checksum": file_checksum(weights)}
+    record |= measure(sampler(G, config.eval_samples, config.evaluation_seed), config)
+    return write_record(path, record), G
 
 
 def measure(reconstruct: Reconstruct, config: RunConfig) -> dict[str, Any]:

@@ -6,9 +6,8 @@ a mask is set to 0 here, so that nothing behind it goes any further.
 
 from __future__ import annotations
 
-import functools
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ SUSPICIOUS = 0.01  # p-value below which masks are said to look dependent on con
 class IncompleteFolder(Files):
     """Incomplete images of any size and number of bands, as ``incomplete_files`` reads them.
 
-    An id is the name below the folder, for tiles with "#top,left" appended.
+    An id is the name below the folder, and where in the image a tile begins: "NAME#top,left".
     """
 
     masked = True
@@ -42,42 +41,39 @@ class IncompleteFolder(Files):
         super().__init__(config)
         self.bands, self.crop = config.bands, CROPS[config.fit]
         self.files = incomplete_files(self.path)
-        self.decode = functools.lru_cache(DECODED)(self._decode)
+        self.decode = lru_cache(DECODED)(self._decode)
 
     @cached_property
-    def _extents(self) -> list[tuple[tuple[int, int], np.ndarray]]:
-        """Of each file its sides, and the values of each band (2, C) that it would have limit it:
-        0 and 255 of 8 bits, else the extremes of what was observed."""
-        count = len(self.files)
+    def _measured(self) -> list[tuple[list[str], np.ndarray]]:
         with ThreadPoolExecutor() as pool:
-            return list(
-                track(pool.map(self._extent, self.files), count, f"measuring {count} files")
-            )
+            found = pool.map(self._measure, self.files)
+            return list(track(found, len(self.files), "measuring the files"))
 
-    def _extent(self, path: Path) -> tuple[tuple[int, int], np.ndarray]:
+    def _measure(self, path: Path) -> tuple[list[str], np.ndarray]:
+        """The ids of a file, and the values of each band (2, C) that it would have limit it: 0 and
+        255 of 8 bits, else the extremes of what was observed."""
+        name = path.relative_to(self.path).as_posix()
         try:
             image = self._decode(path)
-        except DataError:  # which reading its first tile will say
-            return (0, 0), np.repeat([[np.inf], [-np.inf]], self.bands, axis=1)
+        except DataError:  # which reading it will say
+            return [f"{name}#0,0"], np.repeat([[np.inf], [-np.inf]], self.bands, axis=1)
         seen = image.values[image.observed]  # (n, C)
         if seen.dtype == np.uint8:
             seen = np.repeat([[0], [255]], self.bands, axis=1)
-        return image.observed.shape, np.stack([seen.min(axis=0), seen.max(axis=0)])
+        tops, lefts = (range(0, side - self.size + 1, self.size) for side in image.observed.shape)
+        ids = [f"{name}#{top},{left}" for top in tops for left in lefts]
+        if not ids or self.config.fit == "resize":
+            ids = [f"{name}#0,0"]
+        return ids, np.stack([seen.min(axis=0), seen.max(axis=0)])
 
     @cached_property
     def ids(self) -> list[str]:  # type: ignore[override]
-        found = []
-        for path, (sides, _) in zip(self.files, self._extents, strict=True):
-            name = path.relative_to(self.path).as_posix()
-            tops, lefts = (range(0, side - self.size + 1, self.size) for side in sides)
-            tiles = [f"{name}#{top},{left}" for top in tops for left in lefts]
-            found += [name] if self.config.fit == "resize" else tiles or [f"{name}#0,0"]
-        return found
+        return [image_id for ids, _ in self._measured for image_id in ids]
 
     @cached_property
     def limits(self) -> list[list[float]]:  # type: ignore[override]
         """The values of each band that stand for -1 and 1, over all files."""
-        extremes = np.stack([extremes for _, extremes in self._extents])  # (files, 2, C)
+        extremes = np.stack([extremes for _, extremes in self._measured])  # (files, 2, C)
         low, high = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
         if not (low < high).all():
             raise DataError(f"{self.path}: no image can be read, or a band has one value only")
@@ -93,18 +89,15 @@ class IncompleteFolder(Files):
 
     def read(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
         """(size, size, C) uint8, 0 where missing, and what was observed, (size, size) bool."""
-        crop = self.config.fit == "crop"
-        name, _, place = image_id.rpartition("#") if crop else (image_id, "", "")
-        image = self.decode(self.path / name)
-        height, width = image.observed.shape
-        if min(height, width) < self.size:
-            raise DataError(f"{width} x {height} px, smaller than the {self.size} px tiles")
-        if crop:
-            top, left = map(int, place.split(","))
+        name, _, place = image_id.rpartition("#")
+        image, (top, left) = self.decode(self.path / name), map(int, place.split(","))
+        if (side := min(image.observed.shape)) < self.size:
+            raise DataError(f"{side} px of it, smaller than the {self.size} px tiles")
+        if self.config.fit == "resize":
+            values, observed = _shrink(image, self.size)
+        else:
             window = np.s_[top : top + self.size, left : left + self.size]
             values, observed = image.values[window].astype(float), image.observed[window]
-        else:
-            values, observed = _shrink(image, self.size)
         low, high = np.array(self.limits).T  # (C,) each
         levels = ((values - low) / (high - low) * 255).round().clip(0, 255)
         return np.where(observed[..., None], levels, 0).astype(np.uint8), observed
@@ -128,10 +121,10 @@ def _shrink(image: Incomplete, size: int) -> tuple[np.ndarray, np.ndarray]:
 def describe(data: Prepared, split: str = "training") -> tuple[str, np.ndarray]:
     """Describe a split of a prepared data set of incomplete images, and say what looks wrong.
 
-    Returns the text, and the share of the images that observe each pixel (size, size). What no mask
-    ever shows cannot be learned, and masks must not depend on what they hide (section 2.1: M
-    independent of X). The test of that can miss much: the rank correlation between how much of an
-    image is missing and how bright the rest is, two-sided. DataError if the split is empty.
+    Returns the text, and the share of the images that observe each pixel (size, size). Masks must
+    not depend on what they hide (section 2.1: M independent of X). The test of that can miss much:
+    the rank correlation between how much of an image is missing and how bright the rest is,
+    two-sided. DataError if the split is empty.
     """
     from scipy.stats import spearmanr
 
@@ -144,18 +137,14 @@ def describe(data: Prepared, split: str = "training") -> tuple[str, np.ndarray]:
     rho, p = spearmanr(missing, brightness) if varied else (0.0, 1.0)
     lines = [
         f"{len(rows)} images, {len({m.tobytes() for m in masks})} different masks",
-        f"missing: {missing.mean():.1%} of the pixels on average (standard deviation over images "
-        f"{missing.std():.1%}, from {missing.min():.1%} to {missing.max():.1%})",
-        f"the pixel that is observed least often: by {observed_by.min():.1%} of the images",
+        f"missing: {missing.mean():.1%} of an image, from {missing.min():.1%} to {missing.max():.1%}",
         f"Spearman's correlation of missing share and brightness: {rho:+.2f} (p = {p:.2g})",
     ]
     if never := (observed_by == 0).sum():
         lines.append(
-            f"WARNING: {never} of {observed_by.size} pixels are observed in no image at all: no "
-            "method can learn what is there, and what it paints there means nothing"
+            f"WARNING: {never} of {observed_by.size} pixels are observed in no image: no method "
+            "can learn what is there"
         )
     if p < SUSPICIOUS:
-        lines.append(
-            "WARNING: masks look dependent on content, of which the method takes no account"
-        )
+        lines.append("WARNING: masks look dependent on content, which no method accounts for")
     return "\n".join(lines), observed_by

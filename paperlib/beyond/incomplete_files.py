@@ -16,12 +16,10 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import tifffile
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from paperlib.data.sources import MAX_PIXELS, open_image
 from paperlib.errors import ConfigurationError, DataError
@@ -85,8 +83,8 @@ def read_incomplete(
         ways["value"] = (values != missing_value).any(axis=2)
     observed = next(iter(ways.values()), None) if missing == "auto" else ways.get(missing)
     if observed is None:
-        ways_known = f"{beside.name}, an alpha channel, NaN, or the value of missing pixels"
-        raise DataError(f"{path}: nothing says what is missing ({missing}): give {ways_known}")
+        how = f"give {beside.name}, an alpha channel, NaN, or a value"
+        raise DataError(f"{path}: nothing says what is missing ({missing}): {how}")
     if not observed.any():
         raise DataError(f"{path}: nothing at all is observed: leave it out")
     if not np.isfinite(values[observed]).all():
@@ -125,23 +123,19 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
 
 
 def _picture(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
-    """(H, W) or (H, W, C) of 8 or 16 bits, upright, and whether the last band is alpha."""
+    """(H, W) or (H, W, C), upright, and whether the last band is alpha."""
     with open_image(path, max_pixels) as image:
         # A camera's JPEG may hold a second, smaller picture (MPO)
-        moving = getattr(image, "is_animated", False) and image.format != "MPO"
-        if moving or image.mode not in MODES:
-            found = "an animation" if moving else f"mode {image.mode}"
-            raise ValueError(f"expected one picture in grey or RGB, and alpha, not {found}")
-        coding = str(image.tile[0][3]) if image.tile else ""  # of a PNG e.g. "RGB;16B"
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise ValueError("it is an animation")
+        if image.mode not in MODES:
+            raise ValueError(f"expected grey or RGB, and alpha, not mode {image.mode}")
+        if image.mode != "I;16" and image.tile and ";16" in str(image.tile[0][3]):
+            raise ValueError("16 bits of colour, of which Pillow keeps 8: store it as TIFF")
         image.load()  # it says what is damaged
-        has_alpha = image.mode in ("LA", "RGBA")
-        if ";16" not in coding:
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(upright.convert("L") if image.mode == "1" else upright), has_alpha
-    # Pillow has brought 16 bits down to 8; OpenCV keeps them, in the order BGRA
-    array: Any = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    order = {"I": [0], "LA": [0, 3], "RGB": [2, 1, 0], "RGBA": [2, 1, 0, 3]}
-    return np.atleast_3d(array)[..., order[coding.partition(";")[0]]], has_alpha
+        upright = ImageOps.exif_transpose(image)
+        array = np.asarray(upright.convert("L") if image.mode == "1" else upright)
+    return array, image.mode in ("LA", "RGBA")
 
 
 def _tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, bool]:
@@ -166,7 +160,5 @@ def write_image(path: Path, values: np.ndarray) -> None:
         planes = "contig" if array.ndim == 3 else None
         tifffile.imwrite(buffer, array, photometric=colours, planarconfig=planes)
     else:
-        lossless = [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else []
-        _, content = cv2.imencode(suffix, np.ascontiguousarray(values[..., ::-1]), lossless)
-        buffer.write(content.tobytes())
+        Image.fromarray(array).save(buffer, suffix[1:], lossless=True)
     write_atomically(path, lambda draft: draft.write_bytes(buffer.getvalue()))

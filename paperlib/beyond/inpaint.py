@@ -56,8 +56,6 @@ def inpaint(
         ConfigurationError: ``output`` is in use or lies in ``source``, or an argument makes no sense.
         DataError: there is no image. RunError: ``run_folder`` is not that of a trained run.
     """
-    if samples < 1:
-        raise ConfigurationError("--samples must be at least 1")
     if limits and not -np.inf < limits[0] < limits[1] < np.inf:
         raise ConfigurationError(f"--range must be two numbers, the lower first, got {limits}")
     if not source.exists():
@@ -67,7 +65,8 @@ def inpaint(
     if output.exists() and not (output.is_dir() and (overwrite or not any(output.iterdir()))):
         raise ConfigurationError(f"{output} is in use: choose another folder, or --overwrite")
     run = Run(run_folder)
-    G, trained_on = run.generator(default_device()), run.record.get("limits")
+    G = run.generator(default_device())
+    limits = limits or run.record.get("limits")
     root, files = source.parent, [source]
     if source.is_dir():
         root, files = source, incomplete_files(source)
@@ -79,7 +78,7 @@ def inpaint(
             image = read_incomplete(path, missing, missing_value, max_pixels)
             if target in written:
                 raise DataError(f"its results would replace those of another {target.name}")
-            filled = fill_in(G, run.config, image, name, samples, seed, limits, trained_on)
+            filled = fill_in(G, run.config, image, name, samples, seed, limits)
             for label, values in filled.items():
                 write_image(target.with_stem(f"{path.stem}-{label}"), values)
             written.add(target)
@@ -96,36 +95,34 @@ def fill_in(
     name: str,
     samples: int,
     seed: int,
-    limits: tuple[float, float] | None = None,
-    trained_on: list[list[float]] | None = None,
+    limits: Any = None,
 ) -> dict[str, np.ndarray]:
     """The values (H, W, C) of "sample1", ..., "mean", "std", in the type of the image's.
 
     Samples and mean have the observed values of the image, to the bit; the std is in units of the
-    image's values, 0 where observed. What stands for -1 and 1 are ``limits``, else those of each
-    band that the run was ``trained_on``, else all values of an integer type, or 0 and 1 of floats.
+    image's values, 0 where observed. What stands for -1 and 1 are ``limits``, (2,) or (C, 2), to
+    which G's input is clipped, else all values of an integer type, or 0 and 1 of floats.
 
     Raises:
-        DataError: the image has other bands than the run, or values beyond the limits.
+        DataError: the image has other bands than the run, or without limits others than 0 to 1.
     """
     seen, dtype = image.observed[..., None], image.values.dtype
     known = image.values[image.observed]  # (n, C)
     if known.shape[1] != config.bands:
         raise DataError(f"{known.shape[1]} bands, but the run was trained on {config.bands}")
     whole = dtype.kind == "u"
-    ranges = limits or trained_on or (0, np.iinfo(dtype).max if whole else 1)
-    low, high = np.broadcast_to(np.array(ranges, dtype=float), (config.bands, 2)).T  # (C,) each
-    if trained_on is None and ((known < low).any() or (known > high).any()):
-        raise DataError(f"observed values lie outside {low[0]:g} to {high[0]:g}: give the range")
+    if limits is None and not whole and (known.min() < 0 or known.max() > 1):
+        raise DataError("observed values lie outside 0 to 1: give --range")
+    ranges = np.array(limits or (0, np.iinfo(dtype).max if whole else 1), dtype=float)
+    low, high = np.broadcast_to(ranges, (config.bands, 2)).T  # (C,) each
     half = (high - low) / 2  # (C,)
     scaled = ((np.where(seen, image.values, low) - low) / half - 1).clip(-1, 1)  # (H, W, C)
     y = torch.from_numpy(np.where(seen, scaled, 0)).float().permute(2, 0, 1)
     m = torch.from_numpy(image.observed)[None].float()  # (1, H, W)
     draws = [seeds.generator(seed, "inpaint", name, k) for k in range(samples)]
     codes = [torch.randn(G.nz, generator=draw) for draw in draws]
-    x_tilde = torch.stack(
-        [reconstruct_tiled(G, y, m, z, config.size) for z in codes]
-    )  # (S, C, H, W)
+    filled = [reconstruct_tiled(G, y, m, z, config.size) for z in codes]
+    x_tilde = torch.stack(filled)  # (S, C, H, W)
 
     def stored(x: Tensor, low: np.ndarray | int, kept: np.ndarray | int) -> np.ndarray:
         values = x.permute(1, 2, 0).double().numpy() * half + low

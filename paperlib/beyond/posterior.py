@@ -100,6 +100,8 @@ def distances_to_posterior(
     off = [(each.flatten(2) - exact.mean) / unit for each in (samples, own)]
     s, t = (torch.where(missing, each, 0) for each in off)  # (S, B, n), 0 where observed
     directions = torch.randn(DIRECTIONS, s.shape[2], generator=generator, dtype=torch.float64)
+    cut = normalize(directions[:, None] * missing, dim=2)  # (D, B, n)
+    a, b = (torch.einsum("sbn,dbn->sdb", each, cut).sort(dim=0).values for each in (s, t))
     mean, free = s.mean(dim=0), missing.sum(dim=1)  # (B, n), (B,)
     covariance = torch.einsum("sbi,sbj->bij", s - mean, s - mean) / (len(s) - 1)
     truth = exact.covariance / (unit[:, :, None] * unit[:, None])
@@ -107,17 +109,7 @@ def distances_to_posterior(
         "mean": (mean.square().sum(1) / free).sqrt(),
         "covariance": (covariance - truth).norm(dim=(1, 2)) / truth.norm(dim=(1, 2)),
         "variance": covariance.diagonal(dim1=1, dim2=2).sum(1) / free,
-        "wasserstein": sliced_wasserstein(s, t, missing, directions),
+        "wasserstein": (a - b).abs().mean(dim=(0, 1)),
         "energy": energy_score(samples, x, of_images),
         **{f"coverage_{100 * p:.0f}": coverage(samples, x, of_images, p) for p in LEVELS},
     }
-
-
-def sliced_wasserstein(s: Tensor, t: Tensor, missing: Tensor, directions: Tensor) -> Tensor:
-    """Mean over directions of the Wasserstein-1 distance of samples s and t (S, B, n), (B,).
-
-    Each of the ``directions`` (D, n) is cut to the ``missing`` entries (B, n) and made a unit vector.
-    """
-    cut = normalize(directions[:, None] * missing, dim=2)  # (D, B, n)
-    a, b = (torch.einsum("sbn,dbn->sdb", each, cut).sort(dim=0).values for each in (s, t))
-    return (a - b).abs().mean(dim=(0, 1))

@@ -21,7 +21,7 @@ from paperlib import seeds
 from paperlib.config import EvaluationConfig, RunConfig
 from paperlib.core.corruption import MaskLaw, corrupt
 from paperlib.data.datasets import Observations, law_of
-from paperlib.data.prepare import load_prepared
+from paperlib.data.prepare import load_prepared, prepare
 from paperlib.errors import ConfigurationError, DataError, Diverged
 from paperlib.evaluation.calibration import coverage, energy_score
 from paperlib.evaluation.features import BATCH, to_levels
@@ -62,11 +62,11 @@ def hide(m: Tensor, p_m: MaskLaw, generator: torch.Generator) -> Tensor:
 def score_hidden(
     reconstruct: Reconstruct, y: Tensor, m: Tensor, shown: Tensor, rows: np.ndarray
 ) -> dict[str, Tensor]:
-    """Per observation, (B,), how well samples guess what ``shown`` hides of it; NaN for nothing.
+    """Per observation, (B,), how well samples guess what is hidden of it; NaN for nothing.
 
-    ``reconstruct``, a ``sampling.sampler``, is given what ``shown``, from ``hide``, leaves of the
-    observations y (B, C, H, W) and of their masks m (B, 1, H, W), and their numbers ``rows``.
-    Returns energy (in units of y), mse of the samples' mean, coverage_50 and coverage_80.
+    Observations y (B, C, H, W) and masks m (B, 1, H, W), of which ``shown``, from ``hide``, is what
+    ``reconstruct`` is given, and their numbers ``rows``. Returns energy (in units of y), mse of the
+    samples' mean, coverage_50 and coverage_80.
     """
     hidden = (m > 0) & (shown == 0)  # (B, 1, H, W)
     samples, _ = reconstruct(corrupt(y, shown), shown, rows)  # (S, B, C, H, W)
@@ -79,11 +79,8 @@ def score_hidden(
 
 
 def over_images(scores: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """The mean of each score over images (B,), as value, low, high, images.
-
-    Images of which nothing was to be guessed do not count (their coverage is NaN); DataError if that
-    is all of them.
-    """
+    """The mean of each score (B,) as value, low, high, images: of those that something was hidden
+    of, where coverage is a number; DataError if there is none."""
     counts = ~scores["coverage_50"].isnan()
     if not counts.any():
         raise DataError("no fresh mask hides a part of the hold-out: try mask_shift or mask_flips")
@@ -117,43 +114,33 @@ def score_run(folder: Path) -> dict[str, Any]:
     return write_record(folder / "selection.json", record)
 
 
-def candidates(config: RunConfig, grid: dict[str, list[Any]]) -> list[RunConfig]:
-    """The product of the values that a run's keys may take, e.g. {"lambda_z": [0.5, 2]}.
+def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> pd.DataFrame:
+    """Train a run for every combination of the values that keys may take, and score it.
 
-    ConfigurationError if it refuses one, or for a key of what the runs are scored on.
+    Each is in a folder of its own, and the search goes on where it stopped. Returns the mean of each
+    score, one run a row, the least energy score first and those that are not numbers last. A run that
+    diverges is left out, and said on standard error.
+
+    Raises:
+        ConfigurationError: a value is refused, or the key is of what the runs are scored on.
+        DataError: there is no hold-out. Diverged: every run diverges.
     """
     if shared := [key for key in grid if key in EvaluationConfig.model_fields]:
         raise ConfigurationError(f"select compares on equal data: {', '.join(shared)} cannot vary")
-    return [
-        RunConfig.parse(config.model_dump() | dict(zip(grid, values, strict=True)), "select")
-        for values in itertools.product(*grid.values())
-    ]
-
-
-def search(config: RunConfig, grid: dict[str, list[Any]], folder: Path) -> list[dict[str, Any]]:
-    """Train every candidate in a folder of its own and score it; goes on where it stopped.
-
-    Returns the records of ``score_run``, the least energy score first, and last those that are not
-    numbers. One whose training diverges is left out, and said on standard error.
-    """
-    found, trials = [], candidates(config, grid)
-    load_prepared(config.data).indices("validation")  # its lack is said before hours of work
-    for candidate in track(trials, len(trials), f"selecting {', '.join(grid)} of {config.name}"):
-        values = {key: str(getattr(candidate, key)).removesuffix(".0") for key in grid}
+    choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    trials = [RunConfig.parse(config.model_dump() | choice, "select") for choice in choices]
+    prepare(config.data).indices("validation")  # its lack is said before hours of work
+    found = dict[str, dict[str, float]]()
+    for trial in track(trials, len(trials), f"selecting {', '.join(grid)} of {config.name}"):
+        values = {key: str(getattr(trial, key)).removesuffix(".0") for key in grid}
         name = "-".join(f"{key}={value}" for key, value in values.items()).replace(" ", "")
         try:
-            train(candidate, folder / name)
+            train(trial, folder / name)
         except Diverged as fault:
             print(f"left out: {fault}", file=sys.stderr)
         else:
-            found.append(score_run(folder / name) | {"name": name})
+            scores = score_run(folder / name)["scores"]
+            found[name] = {score: measured["value"] for score, measured in scores.items()}
     if not found:
         raise Diverged("every candidate did")
-    return sorted(found, key=lambda r: np.nan_to_num(r["scores"]["energy"]["value"], nan=np.inf))
-
-
-def as_lines(found: list[dict[str, Any]]) -> str:
-    """A table of what ``search`` returns, for the terminal."""
-    rows = [{name: score["value"] for name, score in r["scores"].items()} for r in found]
-    table = pd.DataFrame(rows, index=[record["name"] for record in found])
-    return table.to_string(float_format="{:.4f}".format)
+    return pd.DataFrame.from_dict(found, orient="index").sort_values("energy")
