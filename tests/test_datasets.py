@@ -10,13 +10,7 @@ from test_prepare import noise  # noqa: F401
 from paperlib import seeds
 from paperlib.config import EvaluationConfig
 from paperlib.core.corruption import CORRUPTIONS, corrupt, mask_law
-from paperlib.data.datasets import (
-    DATA_SETS,
-    CompleteImages,
-    Observations,
-    ObservedMasks,
-    law_of,
-)
+from paperlib.data.datasets import DATA_SETS, CompleteImages, Observations, ObservedMasks, law_of
 from paperlib.data.prepare import Prepared, load_prepared, prepare
 from paperlib.errors import DataError
 
@@ -149,7 +143,6 @@ def distinct_masks(n: int = 6) -> torch.Tensor:
 def test_a_fresh_mask_is_an_observed_one_and_never_the_images_own():
     masks = distinct_masks()
     law, generator = ObservedMasks(torch.cat([masks, masks[:1]])), seeds.generator("masks")
-    assert law.interior_border(8) == 0
     for own in masks.float():
         fresh = law.sample(200, 8, generator, own.expand(200, 1, 8, 8))
         known = (fresh[:, None] == masks[None].float()).flatten(2).all(2)  # (200, n)

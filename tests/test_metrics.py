@@ -16,12 +16,7 @@ from paperlib.core.models import Generator
 from paperlib.data.prepare import load_prepared
 from paperlib.evaluation import metrics, protocol
 from paperlib.evaluation.features import EfficientNetLite0, extract, to_levels
-from paperlib.evaluation.metrics import (
-    bootstrap_ratio,
-    distances,
-    frechet_distance,
-    per_image,
-)
+from paperlib.evaluation.metrics import bootstrap_ratio, distances, frechet_distance, per_image
 from paperlib.evaluation.protocol import evaluate_run
 from paperlib.evaluation.sampling import latents, reconstruct, sampler
 from paperlib.records import read_json
@@ -143,16 +138,6 @@ def random_features(seed: int, n=80, f=12, shift=0.0, scale=1.0) -> torch.Tensor
     return shift + scale * torch.randn(n, f, generator=g, dtype=torch.float64) @ mixing
 
 
-@pytest.mark.parametrize("n, f", [(80, 12), (20, 40)])
-def test_both_frechet_distances_agree(n, f):
-    # torchmetrics gives the value, our own one the resamples: with more images than features and
-    # with fewer.
-    a, b = random_features(0, n, f), random_features(1, n, f, shift=0.2, scale=1.3)
-    value = distances(a, b[None], "FD-x")["FD-x"]["value"]
-    assert frechet_distance(a, b) == pytest.approx(value, rel=1e-4)
-    assert value > 1
-
-
 def test_frechet_distance_of_gaussians_is_the_closed_form():
     # Samples with exactly the moments wanted: whitened, then scaled and shifted.
     noise = random_features(0, 60, 3)
@@ -160,12 +145,17 @@ def test_frechet_distance_of_gaussians_is_the_closed_form():
     white = noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T.cov())).T
     sigma_a, sigma_b = torch.tensor([[1.0, 2.0, 3.0], [2.0, 0.5, 3.0]]).double()
     shift = torch.tensor([1.0, 0.0, -2.0]).double()
-    a, b = white * sigma_a, white * sigma_b + shift
     expected = (shift**2).sum() + ((sigma_a - sigma_b) ** 2).sum()  # covariances commute
-    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-9)
-    assert distances(a, b[None], "FD-x")["FD-x"]["value"] == pytest.approx(
-        expected.item(), rel=1e-6
-    )
+    found = frechet_distance(white * sigma_a, white * sigma_b + shift)
+    assert found == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("n, f", [(80, 12), (20, 40)])
+def test_both_frechet_distances_agree(n, f):
+    # torchmetrics' gives the value, our own the resamples: of more images than features, and fewer
+    a, b = random_features(0, n, f), random_features(1, n, f, shift=0.2, scale=1.3)
+    value = distances(a, b[None], "FD-x")["FD-x"]["value"]
+    assert frechet_distance(a, b) == pytest.approx(value, rel=1e-4) and value > 1
 
 
 @pytest.mark.parametrize("name, kernel", [("FD-efflite0", "KID-efflite0"), ("FID", "KID")])
@@ -174,34 +164,20 @@ def test_distances_name_their_features_and_repeat_without_the_global_generator(n
     torch.manual_seed(3)
     state = torch.get_rng_state()
     result = distances(a, b[None], name)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert result.keys() == {name, kernel}
-    for measurement in result.values():
-        assert measurement["images"] == 80
-        assert measurement["low"] < measurement["value"] < measurement["high"]
+    assert torch.equal(torch.get_rng_state(), state) and result.keys() == {name, kernel}
+    for found in result.values():
+        assert found["low"] < found["value"] < found["high"] and found["images"] == 80
     torch.manual_seed(4)
     assert distances(a, b[None], name) == result
 
 
-@pytest.fixture(scope="module")
-def extractor() -> EfficientNetLite0:
-    return EfficientNetLite0()
-
-
-@pytest.fixture
-def images(workspace, tiny_config) -> torch.Tensor:
-    """All 60 prepared images, (60, 3, 32, 32) in [-1, 1]."""
-    levels = torch.from_numpy(load_prepared(tiny_config.data).images().copy())
-    return levels.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def test_features_do_not_depend_on_the_batch(images, extractor):
-    few = images[:6]
+def test_features_do_not_depend_on_the_batch(workspace, tiny_config):
+    levels = torch.from_numpy(load_prepared(tiny_config.data).images()[:6].copy())
+    few, extractor = levels.permute(0, 3, 1, 2) / 127.5 - 1, EfficientNetLite0()
     together = extract(extractor, few)
-    assert together.shape == (6, 1280)
     alone = torch.cat([extract(extractor, one[None]) for one in few])
+    assert together.shape == (6, 1280) and (together[0] - together[1]).abs().max() > 0.01
     assert torch.allclose(together, alone, rtol=1e-3, atol=1e-4)
-    assert (together[0] - together[1]).abs().max() > 0.01
 
 
 def test_levels_are_exact_on_the_8_bit_grid_and_rounded_and_clipped_elsewhere():
@@ -228,13 +204,10 @@ def evaluated(workspace, tiny_config, monkeypatch):
     measuring = protocol.EvaluationProtocol(config.evaluation, "cpu")
     measuring.images, measuring.count = measuring.others, 23
 
-    def both(reconstruct=None, seed=5):
-        return measuring.measure(reconstruct or sampler(G, 3, seed), "measuring")
+    def run(reconstruct=None):
+        return measuring.measure(reconstruct or sampler(G, 3, 5), "measuring")["metrics"]
 
-    def run(*what, **how):
-        return both(*what, **how)["metrics"]
-
-    run.G, run.data, run.both = G, measuring.images, both
+    run.G, run.data = G, measuring.images
     return run
 
 
@@ -242,10 +215,8 @@ def test_results_do_not_depend_on_the_batch_size(evaluated, monkeypatch):
     a = evaluated()
     for module in (metrics, protocol):
         monkeypatch.setattr(module, "BATCH", 7, raising=False)
-    b = evaluated()
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-7), name
+    for name, measurement in evaluated().items():
+        assert a[name] == pytest.approx(measurement, rel=1e-4, abs=1e-7), name
 
 
 def test_evaluation_reports_every_metric_with_its_number_of_images(evaluated):
@@ -324,23 +295,15 @@ def trained(workspace, tiny_config, monkeypatch):
     return run, config
 
 
-def test_evaluation_record_says_what_it_rests_on(trained):
+def test_evaluation_says_what_it_rests_on_and_is_done_again_if_that_changed(trained, monkeypatch):
     run, config = trained
-    record = evaluate_run(run)
+    record, training = evaluate_run(run), read_json(run / "record.json")
     assert read_json(run / "evaluation.json") == record
-    training = read_json(run / "record.json")
     assert record["rests_on"]["generator_checksum"] == training["generator_checksum"]
     assert record["rests_on"]["data_checksum"] == record["data_checksum"]
     assert record["config"] == config.model_dump() and "commit" in record
-    assert record["metrics"]["mse"]["images"] == 6  # the test split of 60 images
-    assert len(record["per_image"]["mse"]) == 6
-    assert record["metrics"]["FD-cheap"]["images"] == 6
+    assert record["metrics"]["mse"]["images"] == len(record["per_image"]["mse"]) == 6  # of 60
     assert not {"course", "data_generator"} & record.keys()
-
-
-def test_evaluation_is_not_done_again_unless_something_changed(trained, monkeypatch):
-    run, _ = trained
-    record = evaluate_run(run)
     before = (run / "evaluation.json").stat().st_mtime_ns
     assert evaluate_run(run) == record
     assert (run / "evaluation.json").stat().st_mtime_ns == before
@@ -362,17 +325,10 @@ def test_evaluation_is_of_the_test_split_and_not_of_training(trained):
         assert (evaluate_run(run)["metrics"] == first) is same
 
 
-@pytest.fixture
-def trained_misgan(trained, workspace):
-    """A run of two steps with a snapshot after the first."""
-    _, config = trained
-    run = workspace / "misgan"
-    train(changed(config, method="misgan", steps=2, snapshots=1, eval_images=5), run)
-    return run
-
-
-def test_evaluation_of_misgan_measures_its_own_samples_and_leads_to_its_end(trained_misgan):
-    record = evaluate_run(trained_misgan)
+def test_evaluation_of_misgan_measures_its_own_samples_and_leads_to_its_end(trained, workspace):
+    config, run = changed(trained[1], method="misgan", steps=2, snapshots=1), workspace / "misgan"
+    train(changed(config, eval_images=5), run)
+    record = evaluate_run(run)
     assert record["data_generator"].keys() == {"FD-cheap", "KID-cheap"}
     own, imputed = record["data_generator"]["FD-cheap"], record["metrics"]["FD-cheap"]
     assert own["images"] == imputed["images"] == 5 and own["value"] != imputed["value"]

@@ -48,11 +48,9 @@ class ObservedMasks(MaskLaw):
         random: Any = {"generator": generator, "device": generator.device}
         self.masks = self.masks.to(generator.device)
         rows = torch.randint(len(self.masks), (n,), **random)
-        while own is not None:
-            same = (self.masks[rows] == (own > 0)).flatten(1).all(1)  # (n,)
-            if not same.any():
-                break
-            rows = torch.where(same, torch.randint(len(self.masks), (n,), **random), rows)
+        if own is not None:
+            while (same := (self.masks[rows] == (own > 0)).flatten(1).all(1)).any():  # (n,)
+                rows = torch.where(same, torch.randint(len(self.masks), (n,), **random), rows)
         masks = self.masks[rows]  # (n, 1, H, W)
         if self.flips:
             across, down = torch.rand(2, n, 1, 1, 1, **random) < 0.5

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -28,7 +28,7 @@ from scipy.ndimage import maximum_filter
 from paperlib import paths, seeds
 from paperlib.config import DataConfig
 from paperlib.data.sources import Source, open_source
-from paperlib.errors import DataError
+from paperlib.errors import DataError, DiskFull
 from paperlib.files import folder_atomically, locked, remove_drafts
 from paperlib.progress import track
 
@@ -137,10 +137,9 @@ def _prepare(source: Source, folder: Path, request: dict) -> None:
     for name in ids:
         if "\n" in name or name != name.encode(errors="replace").decode():
             raise DataError(f"{config.dataset}: a name with a line break or not UTF-8: {name!r}")
-    where = source.where()  # first: its faults are to be found before the images are decoded
-    if where is None and config.split in ("official", "region"):
-        what = "'official' needs celeba or recipe1m, 'region' bluemarble; use random"
-        raise DataError(f"{config.dataset}: split {what}")
+    where = source.where() if config.split in ("auto", "region") else None
+    if where is None and config.split == "region":
+        raise DataError(f"{config.dataset}: split 'region' needs bluemarble; use random")
     remove_drafts(folder.parent, folder.name)
     with folder_atomically(folder) as draft:
         usable, failed = _decode_all(source, draft)
@@ -161,8 +160,11 @@ def _decode_all(source: Source, draft: Path) -> tuple[np.ndarray, dict[str, str]
     """Write images.npy and masks.npy; return which images are usable (N,), and what failed why."""
     config, ids = source.config, source.ids
     total, shape = len(ids), (len(ids), config.size, config.size)
-    images = _new_array(draft / "images.npy", np.uint8, (*shape, config.bands))
-    masks = _new_array(draft / "masks.npy", bool, shape) if source.masked else None
+    new_array = np.lib.format.open_memmap  # of zeros
+    images = new_array(draft / "images.npy", "w+", np.uint8, (*shape, config.bands))
+    masks = new_array(draft / "masks.npy", "w+", bool, shape) if source.masked else None
+    if shutil.disk_usage(draft).free < images.nbytes:  # a full disk would kill the process
+        raise DiskFull(f"{draft.parent} has no room for {images.nbytes / 1e9:.1f} GB: make room")
     usable, failed = np.zeros(total, bool), dict[str, str]()
 
     def read(rows: range) -> None:
@@ -187,15 +189,6 @@ def _decode_all(source: Source, draft: Path) -> tuple[np.ndarray, dict[str, str]
     return usable, dict(sorted(failed.items()))
 
 
-def _new_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    """A .npy file of zeros as a memory map."""
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process that writes
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
-
-
 def _failure(config: DataConfig, failed: dict[str, str], total: int) -> DataError:
     named = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())[:3])
     return DataError(f"{config.dataset}: {len(failed)} of {total} images cannot be used ({named})")
@@ -218,8 +211,6 @@ def _split(config: DataConfig, rows: np.ndarray, where: np.ndarray | None) -> di
     date line or a corner, are left out.
     """
     rng = np.random.default_rng(config.split_seed)
-    if where is not None and where.ndim == 1:  # official
-        return {name: rng.permutation(rows[where == k]) for k, name in enumerate(SPLITS)}
     shares = config.validation, config.test
     counts = [round(s * len(rows)) if s < 1 else int(s) for s in shares]
     if sum(counts) >= len(rows):
@@ -233,8 +224,8 @@ def _split(config: DataConfig, rows: np.ndarray, where: np.ndarray | None) -> di
     regions, region_of = np.unique(where // REGION, axis=0, return_inverse=True)
     splits: dict[str, list[int]] = {name: [] for name in SPLITS}  # numbers of tiles
     for region in rng.permutation(len(regions)):
-        room = len(splits["validation"]) < counts[0]
-        name = "test" if len(splits["test"]) < counts[1] else "validation" if room else "training"
+        wanted = zip(("test", "validation"), reversed(counts), strict=True)
+        name = next((name for name, n in wanted if len(splits[name]) < n), "training")
         splits[name] += np.flatnonzero(region_of.ravel() == region).tolist()
     given = np.zeros(where.max(axis=0) + 1, bool)  # what of the map test, then validation, has
     for name in reversed(SPLITS):

@@ -47,8 +47,7 @@ class Source:
         raise NotImplementedError
 
     def where(self) -> np.ndarray | None:
-        """If ``split`` asks for it, of each image its place on a map (N, 2) or official part (N,):
-        0 training, 1 validation, 2 test."""
+        """The images' places on a map, (N, 2), if they are tiles of one."""
         return None
 
     def close(self) -> None:
@@ -127,9 +126,8 @@ class BlueMarble(Source):
         """(row, column) of a tile."""
         return int(image_id[1:4]), int(image_id[5:8])
 
-    def where(self) -> np.ndarray | None:
-        by_region = self.config.split in ("auto", "region")
-        return np.array([self.place(i) for i in self.ids]) if by_region else None
+    def where(self) -> np.ndarray:
+        return np.array([self.place(image_id) for image_id in self.ids])
 
     def read(self, image_id: str) -> np.ndarray:
         return self.tiles[self.place(image_id)]
@@ -143,15 +141,16 @@ class Files(Source):
 
     crop = "short side resized to {size}, centre {size} x {size} cropped"
     HOW_TO_GET_IT = "set source: to a folder of images"
-    PARTS: tuple[str, ...] = ("",)  # what must lie below the path
+    PART = ""  # what must lie below the path
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
         if config.source is None:
             raise self.unusable("no source given")
         self.path = paths.from_root(config.source)
-        if missing := [part for part in self.PARTS if not (self.path / part).exists()]:
-            raise self.unusable(f"{self.path / missing[0]} does not exist")
+        self.part = self.path / self.PART
+        if not self.part.exists():
+            raise self.unusable(f"{self.part} does not exist")
 
     def unusable(self, what: str) -> DataError:
         """What is wrong with the source, and how to get it."""
@@ -171,6 +170,9 @@ class Files(Source):
         if (side := min(image.size)) < self.size:
             raise ValueError(f"{side} px of it, smaller than the {self.size} px asked for")
         return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BOX))
+
+    def fingerprint(self) -> str:
+        return f"{self.part.name} {stamp(self.part)}"
 
 
 class Folder(Files):

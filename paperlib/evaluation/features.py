@@ -6,7 +6,6 @@ is ``FD-efflite0``, on EfficientNet-Lite0, whose weights come with a Python pack
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +44,16 @@ class EfficientNetLite0(nn.Module):
 def load_extractor(device: torch.device | str = "cpu") -> Any:
     """The standard Inception-v3, or where its weights are not on disk EfficientNet-Lite0.
 
-    Nothing is downloaded: the weights are looked for in $PAPERLIB_WEIGHTS and where torch.hub
-    keeps them. Returns a module from uint8 images (B, 3, H, W) to features, and its ``name``.
+    Nothing is downloaded: the weights are looked for where torch.hub keeps them. Returns a module
+    from uint8 images (B, 3, H, W) to features, and its ``name``.
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    hub = Path(torch.hub.get_dir()) / "checkpoints"
-    for folder in (Path(os.environ.get("PAPERLIB_WEIGHTS", hub)), hub):
-        if (weights := folder / INCEPTION_WEIGHTS).is_file():
-            inception: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
-            inception.name = "FID"
-            return inception.to(device)
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
+    if weights.is_file():
+        inception: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+        inception.name = "FID"
+        return inception.to(device)
     return EfficientNetLite0().to(device)
 
 
@@ -72,5 +70,5 @@ def to_levels(x: Tensor) -> Tensor:
 @torch.inference_mode()
 def extract(extractor: nn.Module, images: Tensor) -> Tensor:
     """Features (N, F) float32, on the CPU, of images (N, 3 or 1, H, W) in [-1, 1], 1: grey."""
-    coloured = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-    return torch.cat([extractor(to_levels(batch)).cpu() for batch in coloured.split(BATCH)])
+    batches = images.expand(-1, 3, -1, -1).split(BATCH)
+    return torch.cat([extractor(to_levels(batch)).cpu() for batch in batches])

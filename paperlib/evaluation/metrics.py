@@ -143,12 +143,11 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
         torch.manual_seed(0)  # torchmetrics picks its subsets by the global generator
         mean, std = map(float, kernel.compute())
     half = float(1.96 * std / np.sqrt(n / subset))  # of the whole set, from the spread of subsets
+    found = {name: (value, spread), kernel_distance_name(name): (mean, half)}
     return {
-        name: {"value": value, "low": value - spread, "high": value + spread, "images": n},
-        kernel_distance_name(name): {
-            "value": mean, "low": mean - half, "high": mean + half, "images": n,
-        },
-    }  # fmt: skip
+        key: {"value": value, "low": value - width, "high": value + width, "images": n}
+        for key, (value, width) in found.items()
+    }
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

@@ -54,14 +54,14 @@ REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 ROWS = (*REFERENCES, "start", "real")  # what G starts from, untrained; the originals themselves
 
 
-def fill(name: str, y: Tensor, m: Tensor, sweeps: int = 0) -> Tensor:
-    """Fill in by one of ``REFERENCES`` or "start", relaxed by ``sweeps`` (``fill_sweeps``).
+def fill(name: str, y: Tensor, m: Tensor) -> Tensor:
+    """Fill in by one of ``REFERENCES`` or "start".
 
     Observations y (B, C, H, W) in [-1, 1], 0 where missing, and masks m (B, 1, H, W) give
     (B, C, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
     """
     if name == "start":
-        generated = pyramid_fill(y, m, sweeps=sweeps)
+        generated = pyramid_fill(y, m)
     else:
         images = y.permute(0, 2, 3, 1).double().cpu().numpy()  # (B, H, W, C)
         missing = m[:, 0].cpu().numpy() == 0  # (B, H, W)

@@ -28,13 +28,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from paperlib.paper.tables import (
-    CORRUPTIONS,
-    DASH,
-    Records,
-    distance_name,
-    paper_tables,
-)
+from paperlib.paper.tables import CORRUPTIONS, DASH, Records, distance_name, paper_tables
 
 DISTANCE = "distance"  # FID, or the Frechet distance of the features at hand
 SECONDS = "seconds to MisGAN's distance"
@@ -74,9 +68,7 @@ SAID: list[tuple[int, Iterable[str], Iterable[str], str, float]] = [
 STATEMENTS: list[tuple[Any, ...]] = [
     (claim, corruption, metric, *pair.split("<"), factor)
     for claim, corruptions, metrics, pairs, factor in SAID
-    for corruption in corruptions
-    for metric in metrics
-    for pair in pairs.split()
+    for corruption, metric, pair in itertools.product(corruptions, metrics, pairs.split())
 ]
 Record = Mapping[str, Any]
 

@@ -100,8 +100,8 @@ def uncertainty_figure(
     deviation = x_tilde.std(dim=0).mean(dim=1).cpu()  # (B, H, W), mean over the channels
     top = max(deviation.quantile(0.99).item(), 1e-3)
     scale = ScalarMappable(Normalize(0, top), "magma")
-    colours = scale.to_rgba(deviation.flatten(1).numpy())[..., :3]  # (B, H * W, 3)
-    maps = torch.from_numpy(colours).unflatten(1, deviation.shape[1:]).movedim(3, 1)
+    colours = scale.cmap(deviation.numpy() / top)[..., :3]  # (B, H, W, 3) in [0, 1]
+    maps = torch.from_numpy(colours).movedim(3, 1)
     rows = {"mean": x_tilde.mean(dim=0), "std": 2 * maps - 1}
     figure = comparison_figure(y, m, rows | ({} if x is None else {"$x$": x}), border)
     figure.colorbar(scale, ax=figure.axes, label="std", aspect=40, pad=0.01)
