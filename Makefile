@@ -6,6 +6,7 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& echo $$p && break; done)
+RESULTS := $(or $(PAPERLIB_RESULTS),results)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -29,8 +30,9 @@ reproduce: $(READY)
 	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE)
 
 # The executed notebook of the tables, without its code, as one page: results/PROFILE/report.html
-report: $(READY)
-	$(BIN)/python -m paperlib report $(PROFILE)
+report: $(READY) $(RESULTS)/$(PROFILE)/notebooks/06_tables.ipynb
+	$(BIN)/jupyter nbconvert --to html --no-input --embed-images \
+		--output-dir $(RESULTS)/$(PROFILE) --output report $(lastword $^)
 
 test: $(READY)
 	$(BIN)/python -m pytest

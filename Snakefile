@@ -186,4 +186,5 @@ rule report:
     output:
         OUT / "report.html",
     shell:
-        "python -m paperlib report {PROFILE}"
+        "jupyter nbconvert --to html --no-input --embed-images --log-level WARN"
+        " --output-dir {OUT} --output report {OUT}/notebooks/06_tables.ipynb"

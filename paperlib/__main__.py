@@ -101,21 +101,6 @@ def tables(profile: Profile) -> None:
 
 
 @app.command()
-def report(profile: Profile) -> None:
-    """Make one HTML page of the executed notebook of a profile's tables, without its code."""
-    from nbconvert import HTMLExporter
-
-    from paperlib.files import write_text
-
-    notebook = paths.RESULTS / Path(profile).stem / "notebooks" / "06_tables.ipynb"
-    if not notebook.is_file():
-        raise RunError(f"{notebook} is missing: run 'make reproduce PROFILE={profile}' first")
-    page, _ = HTMLExporter(exclude_input=True, embed_images=True).from_filename(str(notebook))
-    write_text(report := notebook.parents[1] / "report.html", page)
-    print(report)
-
-
-@app.command()
 def select(
     profile: Profile,
     run: Annotated[str, Option(help="Which run, as small_patch-both-seed0.")],

@@ -37,8 +37,7 @@ class _Checked(BaseModel):
             return cls.model_validate(kept)
         except ValidationError as error:
             said = "; ".join(dict.fromkeys(map(_in_words, error.errors())))
-            known = f" (known: {', '.join(cls.model_fields)})" if "unknown key" in said else ""
-            raise ConfigurationError(f"{source}: {said}{known}") from None
+            raise ConfigurationError(f"{source}: {said}") from None
 
 
 def _in_words(fault: Any) -> str:
@@ -59,8 +58,7 @@ class DataConfig(_Checked):
     dataset: str = "digits"  # a name of data.sources.SOURCES
     source: str | None = None  # zip or folder, of the data sets of files; from the repository
     size: int = Field(32, ge=4, le=512)  # image side, pixels
-    # file: the test images last; official: the partition that celeba and recipe1m come with
-    split: Literal["auto", "random", "region", "file", "official"] = "auto"
+    split: Literal["auto", "random", "region", "file"] = "auto"  # file: the test images last
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
     test: float = Field(0.10, ge=0)  # likewise
     split_seed: int = Field(0, ge=0)
@@ -77,12 +75,6 @@ class DataConfig(_Checked):
         if values.get("dataset", cls.model_fields["dataset"].default) in ONE_BAND:
             return {"bands": 1} | values
         return values
-
-    @model_validator(mode="after")
-    def _one_way_to_say_what_is_missing(self) -> Self:
-        if self.missing != "auto" and self.missing_value is not None:
-            raise ValueError(f"missing: {self.missing} and missing_value contradict: give one")
-        return self
 
     @property
     def folder(self) -> str:
@@ -213,20 +205,16 @@ class RunConfig(EvaluationConfig):
             factor = self.patch * 2 ** (len(channels) - 1)
             if not channels or min(channels) < 1:
                 raise ValueError(f"{key} must list at least one positive width")
-            if self.size % factor or self.size // factor < 2:
+            if self.size % factor or self.size < 2 * factor:
+                what = f"patch {self.patch} and {len(channels)} levels in {key}"
                 raise ValueError(
-                    f"size {self.size} is not supported by these networks: with patch {self.patch} "
-                    f"and {len(channels)} levels in {key} it must be a multiple of {factor}, "
-                    f"at least {2 * factor}"
+                    f"size {self.size}: {what} need a multiple of {factor}, twice or more"
                 )
         side = self.size // self.patch
         in_g = {side >> level for level in range(len(self.g_channels))}
         in_d = {side >> level for level in range(1, len(self.d_channels))}
         if self.attention not in (known := sorted({0} | in_g & in_d)):
-            raise ValueError(
-                f"attention {self.attention}: G and D have no feature map of this side, choose "
-                f"one of {', '.join(map(str, known))}"
-            )
+            raise ValueError(f"attention {self.attention}: feature maps have the sides {known}")
         if self.method == "misgan" and self.accumulate > 1:
             raise ValueError("misgan takes one batch a critic step: set accumulate to 1")
         return self

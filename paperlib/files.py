@@ -17,30 +17,22 @@ NO_ROOM = ("No space left on device", "Disk quota exceeded", " requested and ")
 
 
 @contextmanager
-def naming_a_full_disk(path: Path) -> Iterator[None]:
-    """Within, what is raised for want of room becomes DiskFull, which names ``path``."""
+def _draft_of(path: Path) -> Iterator[Path]:
+    """A name beside ``path``: what is made there, flushed to disk, takes its place at the end."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        for file in draft.iterdir() if draft.is_dir() else [draft]:
+            flush(file)
+        if draft.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        os.replace(draft, path)
     except Exception as error:
         if any(words in str(error) for words in NO_ROOM):
             what = "the disk is full, or your share of it: make room and run it again"
             raise DiskFull(f"{path} could not be written: {what}") from error
         raise
-
-
-@contextmanager
-def _draft_of(path: Path) -> Iterator[Path]:
-    """A name beside ``path``: what is made there, flushed to disk, takes its place at the end."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        with naming_a_full_disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield draft
-            for file in draft.iterdir() if draft.is_dir() else [draft]:
-                flush(file)
-            if draft.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            os.replace(draft, path)
     finally:
         _remove(draft)
 

@@ -72,8 +72,8 @@ def _read_profile(profile: str) -> tuple[Path, dict, dict, dict]:
         known = ", ".join(sorted(p.stem for p in paths.CONFIGS.glob("*.yaml")))
         raise ConfigurationError(f"no profile {profile!r} ({path} is missing); known: {known}")
     try:
-        shared = yaml.load(path.read_text(encoding="utf-8"), _EveryKeyOnce)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        shared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise ConfigurationError(f"{path}: not valid YAML in UTF-8 ({said})") from None
     if not isinstance(shared, dict):
@@ -86,13 +86,3 @@ def _read_profile(profile: str) -> tuple[Path, dict, dict, dict]:
     if unknown := {word for key in overrides for word in str(key).split()} - named:
         raise ConfigurationError(f"{path}: overrides of {min(unknown)}, which is not in the matrix")
     return path, shared, matrix, overrides
-
-
-class _EveryKeyOnce(yaml.SafeLoader):
-    """Of a key that is there twice YAML would silently take the last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise yaml.YAMLError(f"the key '{twice[0]}' is there twice{node.start_mark}")
-        return super().construct_mapping(node, deep)

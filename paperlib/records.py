@@ -20,7 +20,6 @@ from paperlib.config import EvaluationConfig
 from paperlib.errors import RunError
 from paperlib.files import write_text
 
-MAPPINGS = ("config", "rests_on", "metrics", "files")  # of a record, where it has them
 LIBRARIES = (
     "torch", "torchvision", "torchmetrics", "numpy", "scipy", "pillow", "scikit-image",
     "opencv-python-headless",
@@ -60,8 +59,6 @@ def read_record(path: Path) -> dict[str, Any]:
     A record from before there was the checksum is taken as it is.
     """
     record = read_json(path)
-    if not all(isinstance(record.get(key, {}), dict) for key in MAPPINGS):
-        raise RunError(f"{path} is damaged (no record): delete it and run again")
     if record.get("checksum", said := _checksum(record)) != said:
         raise RunError(f"{path} was altered after it was written: delete it and run again")
     return record

@@ -2,7 +2,7 @@
 
     RUN/config.json            the configuration, checked when the run goes on
     RUN/log.jsonl              one line every few steps
-    RUN/checkpoint-STEP-CHECKSUM.pt  all that training needs to go on; the last two are kept
+    RUN/checkpoint.pt          all that training needs to go on; checkpoint-before.pt: the one before
     RUN/generator.safetensors  the averaged G
     RUN/snapshots/             the averaged G on the way
     RUN/record.json            of the training; evaluation.json: the numbers of the tables;
@@ -13,19 +13,17 @@ Everything but the log is complete or absent (``files``); of the log what a chec
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
+import os
 import warnings
-from collections.abc import Iterator
+import zipfile
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -33,23 +31,11 @@ from paperlib import paths
 from paperlib.config import BOOKKEEPING, EvaluationConfig, RunConfig
 from paperlib.core.baselines import GENERATORS
 from paperlib.data.prepare import Prepared, load_prepared
-from paperlib.errors import ConfigurationError, DataError, RunError
-from paperlib.files import flush, locked, naming_a_full_disk, remove_drafts, write_atomically
+from paperlib.errors import RunError
+from paperlib.files import flush, locked, remove_drafts, write_atomically
 from paperlib.records import file_checksum, read_json, read_record, write_json, write_record
 
-CHECKPOINTS_KEPT = 2
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with a file: it is missing, altered since it was written, or stale."""
-
-    kind: str
-    path: Path
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.path}: {self.what}"
+CHECKPOINTS = ("checkpoint.pt", "checkpoint-before.pt")  # the last one, and the one before
 
 
 def refuse_other_configuration(path: Path, theirs: dict, config: EvaluationConfig) -> None:
@@ -71,7 +57,7 @@ def plain_generator(config: RunConfig, name: str = "generator") -> Any:
 
 
 class Run:
-    """A run's directory: commands, tables, notebooks and ``verify`` ask it, none other reads it."""
+    """A run's directory, which nothing else reads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -129,16 +115,15 @@ class Run:
         return read_record(path) if path.is_file() else None
 
     def generator(self, device: torch.device | str = "cpu", name: str = "generator") -> Any:
-        """The averaged generator, in evaluation mode; RunError where it is missing or altered."""
+        """The averaged generator, in evaluation mode; RunError where it was altered."""
+        self._check_weights(name)
         return self._load(f"{name}.safetensors", name).to(device)
 
     def snapshot(self, step: int, device: torch.device | str = "cpu") -> Any:
-        """The averaged generator as it was after ``step`` updates; RunError as above."""
+        """The averaged generator as it was after ``step`` updates."""
         return self._load(_snapshot(step)).to(device)
 
     def _load(self, file: str, name: str = "generator") -> Any:
-        for fault in self._file_faults(file, _checksums(self.record).get(file)):
-            raise RunError(str(fault))
         net = plain_generator(self.config, name)
         net.load_state_dict(load_file(self.folder / file))
         return net
@@ -149,24 +134,17 @@ class Run:
         halves = {self.config.steps >> k for k in range(1, self.config.snapshots + 1)}
         return sorted(halves - {0})
 
-    def snapshot_seconds(self, step: int) -> float:
-        """Seconds of training until a snapshot."""
-        with safe_open(self.folder / _snapshot(step), "pt") as file:
-            return float(file.metadata()["seconds"])
-
-    def save_snapshot(self, step: int, seconds: float, net: nn.Module) -> None:
-        """Keep the averaged G of a step, and when it was."""
-        _save_weights(self.folder / _snapshot(step), net, {"seconds": f"{seconds:.3f}"})
+    def save_snapshot(self, step: int, net: nn.Module) -> None:
+        """Keep the averaged G of a step."""
+        _save_weights(self.folder / _snapshot(step), net)
 
     def finish(self, averages: dict[str, nn.Module], about: dict[str, Any]) -> dict[str, Any]:
-        """Write the averaged generators, then the record that vouches for all that is left."""
+        """Write the averaged generators, then the record that vouches for them."""
         for name, net in averages.items():
             path = self.folder / f"{name}.safetensors"
             _save_weights(path, net)
             about = about | {f"{name}_checksum": file_checksum(path)}
-        left = ("log.jsonl", *map(_snapshot, self.snapshots))
-        files = {name: file_checksum(self.folder / name) for name in left}
-        return write_record(self.folder / "record.json", about | {"files": files})
+        return write_record(self.folder / "record.json", about)
 
     def log(self) -> list[dict[str, Any]]:
         """One dictionary a line; without a last one that is half-written."""
@@ -174,123 +152,91 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def append_to_log(self, values: dict[str, Any]) -> None:
-        """One JSON line more; DiskFull where there is no room."""
-        with naming_a_full_disk(self._log), self._log.open("a") as file:
+        """One JSON line more."""
+        with self._log.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
-        """Write ``checkpoint-STEP-CHECKSUM.pt`` and keep the one before; the log is flushed first."""
-        with naming_a_full_disk(self._log):
-            flush(self._log)
-        buffer = io.BytesIO()
+        """Write checkpoint.pt, and keep the one before; the log is flushed first."""
+        flush(self._log)
+        buffer = io.BytesIO()  # torch.save itself does not say that a disk is full
         torch.save({"step": step, "log_bytes": self._log.stat().st_size} | state, buffer)
-        content = buffer.getvalue()
-        path = self.folder / f"checkpoint-{step:08d}-{_digest(content)}.pt"
-        write_atomically(path, lambda draft: draft.write_bytes(content))
-        for other in self._checkpoints()[CHECKPOINTS_KEPT:]:
-            other.unlink()
+        last, before = (self.folder / name for name in CHECKPOINTS)
+        if last.is_file():
+            os.replace(last, before)
+        write_atomically(last, lambda draft: draft.write_bytes(buffer.getvalue()))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint that is whole, or None where there is none; the log is cut to it.
 
         Where all are damaged, RunError, and nothing is deleted.
         """
-        state, damaged = None, []
-        for path in self._checkpoints():
-            content = path.read_bytes()
-            if path.stem.endswith(_digest(content)):
-                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                break
-            warnings.warn(f"{path} is damaged, trying the one before", stacklevel=2)
-            damaged.append(path)
-        if damaged and state is None:
+        found = [self.folder / name for name in CHECKPOINTS if (self.folder / name).is_file()]
+        whole = [path for path in found if _is_whole(path)]
+        if found and not whole:
             raise RunError(f"every checkpoint in {self.folder} is damaged: delete them")
-        for path in damaged:
-            path.unlink()
-        with naming_a_full_disk(self._log), self._log.open("a") as file:
-            file.truncate(min(file.tell(), state.get("log_bytes", 0) if state else 0))
-        return state
+        for path in found:
+            if path not in whole:
+                warnings.warn(f"{path} is damaged and deleted, the other one is used", stacklevel=2)
+                path.unlink()
+        state = torch.load(whole[0], map_location="cpu", weights_only=True) if whole else {}
+        with self._log.open("a") as file:
+            file.truncate(min(file.tell(), state.get("log_bytes", 0)))
+        return state or None
 
-    def _checkpoints(self) -> list[Path]:
-        """The last one first."""
-        return sorted(self.folder.glob("checkpoint-*.pt"), reverse=True)
+    def check(self) -> None:
+        """RunError names the first file that is of another configuration, training or data.
 
-    def faults(self, numbers_only: bool = False) -> Iterator[Fault]:
-        """What does not belong together: configuration, record, weights, evaluation, data.
-
-        ``numbers_only``: leave out what no table rests on: missing weights, log, snapshots,
-        checkpoints.
+        Files may be missing: a record of the training without weights is enough for the tables.
         """
-        try:
-            record = self.record
-        except (RunError, ConfigurationError) as error:
-            kind = "altered" if self.is_trained else "missing"
-            yield Fault(kind, self.folder / "record.json", str(error))
-            return
-        for name, checksum in _checksums(record).items():
-            is_for_numbers = (
-                name.endswith("generator.safetensors") and (self.folder / name).is_file()
-            )
-            if is_for_numbers or not numbers_only:
-                yield from self._file_faults(name, checksum)
-        for checkpoint in [] if numbers_only else self._checkpoints():
-            if not checkpoint.stem.endswith(_digest(checkpoint.read_bytes())):
-                yield Fault("altered", checkpoint, "damaged: delete it")
+        record = self.record
+        for name in GENERATORS:
+            if (self.folder / f"{name}.safetensors").is_file():
+                self._check_weights(name)
         for path in (self.folder / "evaluation.json", self.folder / "selection.json"):
             if path.is_file():
-                yield from self._faults_of_what_rests_on(record, path)
-        yield from data_faults(self.folder / "record.json", record, self.config)
+                self._check_measured(path, record)
+        check_data(self.folder / "record.json", record, self.config)
 
-    def _file_faults(self, name: str, checksum: str | None) -> Iterator[Fault]:
-        """``checksum``: None where the record is from before it had one."""
-        path, again = self.folder / name, f"delete {self.folder} and train it again"
-        if not path.is_file():
-            yield Fault("missing", path, again)
-        elif checksum not in (None, file_checksum(path)):
-            yield Fault("altered", path, f"not what record.json describes: {again}")
+    def _check_weights(self, name: str) -> None:
+        path = self.folder / f"{name}.safetensors"
+        if self.record.get(f"{name}_checksum") not in (None, file_checksum(path)):
+            again = f"delete {self.folder} and train it again"
+            raise RunError(f"{path} is not what record.json describes: {again}")
 
-    def _faults_of_what_rests_on(self, trained: dict[str, Any], path: Path) -> Iterator[Fault]:
-        try:
-            record = read_record(path)
-            refuse_other_configuration(path, record.get("config", {}), self.config)
-        except (RunError, ConfigurationError) as error:
-            yield Fault("altered", path, str(error))
-            return
+    def _check_measured(self, path: Path, trained: dict[str, Any]) -> None:
+        """Of a record of what was measured on the trained generator."""
+        record = read_record(path)
+        refuse_other_configuration(path, record.get("config", {}), self.config)
         rests_on = record | record.get("rests_on", {})
         for key in ("generator_checksum", "data_checksum"):
             if rests_on.get(key) != trained.get(key):
-                yield Fault("stale", path, f"the training has another {key}: make it again")
+                raise RunError(f"{path} is stale: the training has another {key}: make it again")
 
 
-def data_faults(path: Path, record: dict[str, Any], config: EvaluationConfig) -> Iterator[Fault]:
-    """A record in ``path`` that rests on other data than are prepared now, if they are."""
+def check_data(path: Path, record: dict[str, Any], config: EvaluationConfig) -> None:
+    """RunError if a record in ``path`` rests on other data than are prepared now, if they are."""
     folder = paths.DATA / config.data.folder
     if not (folder / "manifest.json").is_file():
         return
-    try:
-        if load_prepared(config.data).checksum != record.get("data_checksum"):
-            how = f"it rests on other data than {folder} now holds: prepare those, or run again"
-            yield Fault("stale", path, how)
-    except DataError as error:
-        yield Fault("altered", folder, str(error))
+    if load_prepared(config.data).checksum != record.get("data_checksum"):
+        again = "prepare those, or run again"
+        raise RunError(f"{path} is stale, it rests on other data than {folder} now holds: {again}")
 
 
 def _snapshot(step: int) -> str:
     return f"snapshots/generator-{step:08d}.safetensors"
 
 
-def _checksums(record: dict[str, Any]) -> dict[str, str]:
-    """Those that a record of a training has: file -> SHA-256."""
-    keys = {f"{name}.safetensors": f"{name}_checksum" for name in GENERATORS}
-    weights = {file: record[key] for file, key in keys.items() if key in record}
-    return weights | record.get("files", {})
-
-
-def _save_weights(path: Path, net: nn.Module, about: dict[str, str] | None = None) -> None:
+def _save_weights(path: Path, net: nn.Module) -> None:
     weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    write_atomically(path, lambda draft: save_file(weights, draft, about))
+    write_atomically(path, lambda draft: save_file(weights, draft))
 
 
-def _digest(content: bytes) -> str:
-    """The checksum that a checkpoint carries in its name."""
-    return hashlib.sha256(content).hexdigest()[:16]
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether its parts have the checksums that a zip archive, as torch.save writes, has of them."""
+    try:
+        with zipfile.ZipFile(checkpoint) as parts:
+            return parts.testzip() is None
+    except Exception:  # damaged headers may raise nearly anything
+        return False

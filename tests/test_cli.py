@@ -7,12 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
 from helpers import MeanAndSpread
 from image_files import holed
-from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from paperlib import paths
 from paperlib.__main__ import main
@@ -100,17 +98,6 @@ def test_tables_names_every_file_that_it_writes(tiny_profile, capsys):
     written = {str(path) for path in (paths.RESULTS / "tiny").iterdir() if path.is_file()}
     kinds = {Path(name).name for name in named}
     assert set(named) == written and kinds >= {"table1.md", "table2.tex", "claims.csv"}
-
-
-def test_report_is_the_notebook_of_tables_without_its_code(tiny_profile):
-    output = new_output("display_data", {"text/markdown": "| A | B |\n|---|---|\n| 1 | 2 |"})
-    cell = new_code_cell("secret = 1", execution_count=1, outputs=[output])
-    notebook = paths.RESULTS / "tiny" / "notebooks" / "06_tables.ipynb"
-    notebook.parent.mkdir(parents=True)
-    nbformat.write(new_notebook(cells=[cell]), notebook)
-    assert main(["report", tiny_profile]) == 0
-    page = (paths.RESULTS / "tiny" / "report.html").read_text()
-    assert "<td>1</td>" in page and "secret" not in page
 
 
 def test_select_trains_scores_and_lists_the_best_first(tiny_profile, capsys):

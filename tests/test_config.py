@@ -12,15 +12,6 @@ from paperlib.errors import ConfigurationError
 from paperlib.profiles import evaluation_configs, load_profile, run_of_profile
 
 
-def test_removed_key_is_refused_saying_so_unless_it_changed_nothing():
-    # what D sees is the method's now: mask_aware shows it both masks
-    with pytest.raises(
-        ConfigurationError, match="'discriminator_sees': removed in 0.2.*mask_aware"
-    ):
-        RunConfig.parse({"discriminator_sees": "both_masks"})
-    assert RunConfig.parse({"discriminator_sees": None, "seed": 3}) == RunConfig(seed=3)
-
-
 def test_numbers_are_taken_as_they_are_meant():
     # YAML 1.1 reads 4e-4 as a string (it wants 4.0e-4): whoever writes it means the number.
     config = RunConfig.parse(yaml.safe_load("lr_g: 4e-4\nlambda_y: 3\nbatch_size: 8.0"))
@@ -32,20 +23,6 @@ def test_numbers_are_taken_as_they_are_meant():
 def test_wrong_value_is_refused_naming_key_and_value(key):
     with pytest.raises(ConfigurationError, match=f"mine: key '{key}': .*, got {{'a': 1}}$"):
         RunConfig.parse({key: {"a": 1}}, "mine")
-
-
-NETS = [
-    ({"size": 8, "g_channels": [8, 8, 8]}, "size 8 is not supported .*in g_channels"),
-    ({"size": 30, "patch": 4}, "size 30 is not supported .*with patch 4"),
-    ({"e_channels": [8, -8]}, "e_channels must list"),
-    ({"size": 64, "attention": 8}, "attention 8: .*one of 0, 16"),
-]
-
-
-@pytest.mark.parametrize("values, message", NETS)
-def test_networks_that_do_not_fit_the_size_are_named(values, message):
-    with pytest.raises(ConfigurationError, match=message):
-        RunConfig.parse(values)
 
 
 def test_parts_of_a_run_are_its_keys_of_data_and_evaluation():

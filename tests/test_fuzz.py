@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from image_files import encoded, holed, npy, photo, tiff
@@ -21,7 +19,6 @@ from PIL import Image
 
 from paperlib.beyond.incomplete_files import RULES, SUFFIXES, read_incomplete
 from paperlib.config import RunConfig
-from paperlib.core.corruption import recover_mask
 from paperlib.data.sources import decode
 from paperlib.errors import ConfigurationError, DataError, RunError
 from paperlib.profiles import load_profile
@@ -86,29 +83,6 @@ def test_record_is_refused_by_its_name_or_read(scratch, content):
         assert isinstance(read_record(path), dict)
     except RunError as error:
         assert_one_line(error, str(path))
-
-
-# Masks
-
-floats = st.one_of(
-    st.floats(), st.floats(-1, 1), st.integers(0, 255).map(lambda u8: u8 / 127.5 - 1), st.just(0.0)
-)
-
-
-@given(st.lists(floats, min_size=4, max_size=4), floats)
-@example([0.0] * 4, math.inf)
-@example([math.nan] * 4, math.nan)
-def test_mask_of_any_values_is_recovered_rightly_or_refused(four, tau):
-    y = torch.tensor(four, dtype=torch.float32).view(1, 2, 1, 2)  # two pixels of two channels
-    try:
-        m = recover_mask(y, tau)
-    except ValueError as error:
-        assert_one_line(error)
-        return
-    levels = (y.double() + 1) * 127.5
-    is_level = ((levels - levels.round()).abs() < 1e-3) & (levels > -0.5) & (levels < 255.5)
-    assert (is_level | (y == tau)).all()  # nothing else is an image of 8 bits
-    assert torch.equal(m, (y != tau).any(1, keepdim=True).float())
 
 
 # Images

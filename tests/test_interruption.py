@@ -20,7 +20,7 @@ from paperlib import paths
 from paperlib.__main__ import main
 from paperlib.config import RunConfig
 from paperlib.core.algorithm1 import Algorithm1
-from paperlib.run import CHECKPOINTS_KEPT, Run
+from paperlib.run import CHECKPOINTS, Run
 from paperlib.training.loop import train
 
 # Killed: SIGKILL leaves no time for anything
@@ -69,8 +69,8 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "within a line of the log": die_half_way_through_a_line_of_the_log,
     "before a snapshot has its name": lambda: die(os, "replace", 1, of="00000004.safetensors"),
     "within a checkpoint": die_half_way_through_a_checkpoint,
-    "before a checkpoint has its name": lambda: die(os, "replace", 2, of=".pt"),
-    "before an old checkpoint is removed": lambda: die(Path, "unlink", 2, of=".pt"),
+    "before a checkpoint has its name": lambda: die(os, "replace", 3, of=".pt"),
+    "before it becomes the one before": lambda: die(os, "replace", 1, of="checkpoint-before.pt"),
     "before the record": lambda: die(paperlib.run, "write_record", 1, of="record.json"),
 }
 
@@ -92,8 +92,7 @@ def test_run_killed_again_and_again_ends_as_one_that_never_was(workspace, tiny_c
     train(config, folder)
     assert_same_run(workspace / "whole", folder)
     left = {path.name for path in folder.iterdir()}
-    assert not any(name.startswith(".") for name in left)
-    assert sum(name.startswith("checkpoint-") for name in left) == CHECKPOINTS_KEPT
+    assert not any(name.startswith(".") for name in left) and {*CHECKPOINTS} <= left
 
 
 # Interrupted and terminated, in the middle of a step
@@ -116,7 +115,7 @@ def test_signal_ends_the_command_line_after_a_checkpoint(
     assert main(["train", str(profile)]) == status
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{config.name}: interrupted at step 3; run it again to go on"]
-    assert [path.name[:19] for path in folder.glob("checkpoint-*")] == ["checkpoint-00000003"]
+    assert torch.load(folder / "checkpoint.pt")["step"] == 3
     assert [line["step"] for line in Run(folder).log()] == [1, 2, 3]
     assert main(["train", str(profile)]) == 0
     train(config, workspace / "whole")

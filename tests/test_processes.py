@@ -66,7 +66,7 @@ def trained(config: RunConfig, folder: Path, pressed_at: int, found: dict[str, A
         training.loop(None)
     except KeyboardInterrupt as error:
         found["interrupted"] = str(error)
-    found["checkpoints"] = sorted(p.name[11:19] for p in folder.glob("*.pt"))
+    found["checkpoints"] = [torch.load(path)["step"] for path in sorted(folder.glob("*.pt"))]
     found["weights"] = [p.detach() for n in vars(method.nets).values() for p in n.parameters()]
 
 
@@ -80,8 +80,6 @@ def work(rank: int, workspace: Path, port: int, config: RunConfig) -> None:
         assert processes.own_rows(6) == slice(3 * rank, 3 * rank + 3)
         assert processes.first(lambda: f"of {rank}") == "of 0"
         assert processes.highest(rank, 5 - rank) == (1, 5)
-        with pytest.raises(ZeroDivisionError):
-            processes.first(lambda: 1 / rank)  # what the first raises, all do
         with pytest.raises(ConfigurationError, match="batch_size 5 .*a multiple of 2"):
             processes.own_rows(5)
         found["alone"] = gradients_of_a_step(rank, joined=False)
@@ -138,7 +136,7 @@ def test_each_process_takes_its_rows_and_draws_its_own_masks_and_codes(two, work
 def test_a_signal_to_one_stops_both_after_a_checkpoint(two):
     said = "run: interrupted at step 5; run it again to go on"
     assert [found["interrupted"] for found in two] == [said, said]
-    assert [found["checkpoints"] for found in two] == [["00000005", "00000008"]] * 2
+    assert [found["checkpoints"] for found in two] == [[5, 8], [5, 8]]
 
 
 def test_torchrun_trains_a_profile_from_start_to_end(workspace, tiny_config):

@@ -21,7 +21,7 @@ from paperlib.core.corruption import mask_law
 from paperlib.data.prepare import load_prepared
 from paperlib.errors import Diverged, RunError
 from paperlib.records import file_checksum, read_record
-from paperlib.run import CHECKPOINTS_KEPT, Run, plain_generator
+from paperlib.run import CHECKPOINTS, Run, plain_generator
 from paperlib.training.averages import RunningAverage
 from paperlib.training.loop import train
 
@@ -87,16 +87,6 @@ def test_resumed_run_equals_an_uninterrupted_one(workspace, tiny_config, method)
         assert all(map(torch.equal, *(tensors.values() for tensors in kept)))
 
 
-def test_run_interrupted_again_and_again_with_other_bookkeeping(workspace, tiny_config):
-    config, folder = changed(tiny_config, steps=6), workspace / "parts"
-    train(config, workspace / "whole")
-    interrupted(changed(config, resident=True), folder, 2)
-    interrupted(changed(config, checkpoint_seconds=7.0), folder, 4)
-    train(changed(config, log_every=2, threads=0), folder)
-    assert weights(workspace / "whole") == weights(folder)
-    assert [line["step"] for line in Run(folder).log()] == [1, 2, 3, 4, 6]
-
-
 @pytest.mark.parametrize(
     "steps, said", [(1, "trained on other data"), (4, "another data_checksum")]
 )
@@ -111,13 +101,6 @@ def test_run_of_other_data_is_refused_and_kept_whether_trained_or_not(
     with pytest.raises(RunError, match=f"{folder} was .*{said}"):
         train(config, folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-
-
-def test_precision_of_a_run_does_not_change_with_the_device(workspace, tiny_config):
-    run = Run(interrupted(tiny_config, workspace / "run"))
-    run.save_checkpoint(3, run.load_checkpoint() | {"precision": "bfloat16"})
-    with pytest.raises(RunError, match="begun with another precision, bfloat16, now float32"):
-        train(tiny_config, run.folder)
 
 
 # What is left
@@ -140,18 +123,13 @@ def test_record_says_where_the_run_comes_from_and_nothing_is_left_half_written(
     assert read_record(folder / "record.json") == record
     assert RunConfig.parse(record["config"]) == config  # enough to run it again
     assert record["data_checksum"] == load_prepared(config.data).checksum
-    assert (record["steps"], record["seed"], record["processes"]) == (4, 0, 1)
     assert record["versions"]["torch"] in torch.__version__ and record["hardware"]["cores"] >= 1
     assert not (paths.ROOT / ".git").exists() or len(record["commit"].removesuffix("-dirty")) == 40
-    seconds = [line["seconds"] for line in Run(folder).log()]
-    assert seconds == sorted(seconds) and record["seconds"] > first  # over both parts
-    assert record["parameters"].keys() == {*"GDE"}
+    assert record["seconds"] > first  # over both parts
     assert record["generator_checksum"] == file_checksum(folder / "generator.safetensors")
-    assert record["files"].keys() == {"log.jsonl", "snapshots/generator-00000002.safetensors"}
-    left = {path.name.split("-0")[0] for path in folder.iterdir()} - {"lock"}
-    fixed = {"config.json", "log.jsonl", "generator.safetensors", "record.json", "snapshots"}
-    assert left == fixed | {"checkpoint"} and not [*Run(folder).faults()]
-    assert len([*folder.glob("checkpoint-*.pt")]) == CHECKPOINTS_KEPT
+    left = {path.name for path in folder.iterdir()} - {"lock", *CHECKPOINTS}
+    assert left == {"config.json", "log.jsonl", "generator.safetensors", "record.json", "snapshots"}
+    Run(folder).check()
     # and it is not trained again
     assert train(config, folder, on_log=lambda *_: pytest.fail("again")) == record
 
@@ -162,15 +140,15 @@ def test_snapshots_are_the_averages_of_their_steps(workspace, tiny_config):
     def keep(line, G):
         averages[line["step"]] = state(G)
 
-    train(changed(tiny_config, snapshots=2), workspace / "run", on_log=keep)
+    # a line of the log says when each was
+    train(changed(tiny_config, snapshots=2, log_every=50), workspace / "run", on_log=keep)
     run = Run(workspace / "run")
     kept = {step: run.snapshot(step).state_dict() for step in run.snapshots}
     kept[4] = run.generator().state_dict()
-    assert kept.keys() == {1, 2, 4}
+    assert kept.keys() == averages.keys() == {1, 2, 4}
     for step, tensors in kept.items():
         assert all(torch.equal(v, averages[step][name]) for name, v in tensors.items())
     assert not torch.equal(kept[1]["stem.weight"], kept[2]["stem.weight"])
-    assert 0 < run.snapshot_seconds(1) <= run.snapshot_seconds(2) <= run.record["seconds"]
 
 
 def effective(G: torch.nn.Module, name: str) -> torch.Tensor:

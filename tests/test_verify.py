@@ -143,30 +143,29 @@ def other_row(path: Path) -> None:
 TINY, DATA = "results/tiny", "data/{folder}"
 RUN, REFERENCE = f"{TINY}/runs/{BOTH}", f"{TINY}/references/small_patch-mean.json"
 SELECTED = f"{TINY}/selection/{BOTH}/lambda_z=2"
-FAULTS = {
-    # what was hurt, and how, and of what kind its line is
-    f"{RUN}/generator.safetensors": [(flip, "altered")],
-    f"{RUN}/evaluation.json": [(with_another("rests_on.metrics", 1), "stale")],
-    f"{SELECTED}/selection.json": [(with_another("rests_on.generator_checksum", "0"), "stale")],
+FAULTS = {  # what was hurt, and how
+    f"{RUN}/generator.safetensors": [flip],
+    f"{RUN}/evaluation.json": [with_another("rests_on.metrics", 1)],
+    f"{SELECTED}/selection.json": [with_another("rests_on.generator_checksum", "0")],
     REFERENCE: [
-        (overwrite("["), "altered"),
-        (with_another("metrics.mse.value", 0.0, sealed=False), "altered"),
-        (with_another("config.mask_seed", 5), "altered"),
-        (with_another("data_checksum", "0"), "stale"),
-        (with_another("rests_on.metrics", 1), "stale"),
+        overwrite("["),
+        with_another("metrics.mse.value", 0.0, sealed=False),
+        with_another("config.mask_seed", 5),
+        with_another("data_checksum", "0"),
+        with_another("rests_on.metrics", 1),
     ],
-    DATA: [(shutil.rmtree, "missing")],
-    f"{DATA}/images.npy": [(flip, "altered"), (overwrite("cut"), "altered")],
-    f"{DATA}/splits.npz": [(Path.unlink, "altered")],
-    f"{DATA}/ids.txt": [(without_a_line, "altered")],
-    f"{DATA}/mask_ids.npy": [(other_row, "altered")],
-    f"{DATA}/manifest.json": [(overwrite("{"), "altered")],
+    DATA: [shutil.rmtree],
+    f"{DATA}/images.npy": [flip, overwrite("cut")],
+    f"{DATA}/splits.npz": [Path.unlink],
+    f"{DATA}/ids.txt": [without_a_line],
+    f"{DATA}/mask_ids.npy": [other_row],
+    f"{DATA}/manifest.json": [overwrite("{")],
 }
-CASES = [(file, *case) for file, cases in FAULTS.items() for case in cases]
+CASES = [(file, hurt) for file, ways in FAULTS.items() for hurt in ways]
 
 
-@pytest.mark.parametrize("file, hurt, kind", CASES, ids=[f"{c[0]} {c[2]}" for c in CASES])
-def test_fault_is_named_in_a_line_and_the_status_is_1(place, tiny_config, capsys, file, hurt, kind):
+@pytest.mark.parametrize("file, hurt", CASES, ids=[file for file, _ in CASES])
+def test_fault_is_named_in_a_line_and_the_status_is_1(place, tiny_config, capsys, file, hurt):
     path = place / file.format(folder=tiny_config.data.folder)
     hurt(path)
     without_tables(place)
@@ -174,7 +173,7 @@ def test_fault_is_named_in_a_line_and_the_status_is_1(place, tiny_config, capsys
     status, faults, looked_at = verified(capsys)
     assert status == 1 and f"{len(faults)} faults" in looked_at
     named = place / "data" / tiny_config.data.folder if "data/" in file else path
-    assert any(line.startswith(f"{kind}: {named}") for line in faults), faults
+    assert any(str(named) in line for line in faults), faults
     assert contents(place) == before  # verifying mends nothing and deletes nothing
 
 
@@ -186,16 +185,11 @@ def test_reference_under_the_name_of_another_is_named(place, capsys):
     assert any("small_patch-linear.json" in line for line in faults)
 
 
-def test_tables_and_claims_that_are_not_what_the_records_say_are_named(place, capsys):
-    tiny = place / TINY
-    for name in ("table1.csv", "claims.md"):
-        (tiny / name).write_text("mse,0")
-    (tiny / "table2.md").unlink()
-    _, faults, _ = verified(capsys)
-    named = [("missing", "table2.md"), ("stale", "claims.md"), ("stale", "table1.csv")]
-    assert sorted(line.partition(": not")[0].partition(": run")[0] for line in faults) == [
-        f"{kind}: {tiny / name}" for kind, name in named
-    ]
+@pytest.mark.parametrize("name", ["table1.csv", "claims.md"])
+def test_tables_and_claims_that_are_not_what_the_records_say_are_named(place, capsys, name):
+    (place / TINY / name).write_text("mse,0")
+    _, (fault,), _ = verified(capsys)
+    assert fault.startswith(f"{place / TINY / name} is stale")
 
 
 @pytest.mark.parametrize("part", [".json", ".safetensors"])
@@ -208,7 +202,7 @@ def test_run_on_fields(place, capsys, part):
     assert verified(capsys, place / "results" / "fields")[0] == 0
     flip(run.with_suffix(part))
     status, (fault,), _ = verified(capsys, place / "results" / "fields")
-    assert status == 1 and fault.startswith(f"altered: {run.with_suffix(part)}")
+    assert status == 1 and fault.startswith(str(run.with_suffix(part)))
 
 
 def test_profile_from_elsewhere_is_verified_without_its_tables(place, capsys):

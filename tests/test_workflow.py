@@ -14,7 +14,6 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from PIL import Image
 
 from paperlib import paths
 from paperlib.profiles import load_profile
@@ -54,13 +53,7 @@ def test_every_notebook_was_executed_and_kept_the_baselines_in_their_own(smoke):
         cells = nbformat.read(path, as_version=4).cells
         assert all(c.execution_count for c in cells if c.cell_type == "code"), path
         titles[path.stem] = cells[0].source[:4]
-    assert {name.split("_")[0].split("-")[0] for name in titles} == {
-        "01",
-        "train",
-        "04",
-        "05",
-        "06",
-    }
+    assert {name[:2] for name in titles} == {"01", "tr", "04", "05", "06"}
     assert titles["train-small_patch-misgan-seed0"] == "# 3."
     assert titles["train-small_patch-both-seed0"] == "# 2."
 
@@ -86,14 +79,6 @@ def test_every_claim_is_judged(smoke):
     assert set(claims["outcome"]) <= {"holds", "fails", "open", "untestable"}
     assert (claims.query("corruption == 'one_patch'")["outcome"] == "untestable").all()  # no run
     assert "# The paper's claims" in (smoke / "claims.md").read_text()
-
-
-def test_figures_4_and_5_are_pictures_of_ten_observations(smoke):
-    for name in ("figure4", "figure5"):
-        picture = Image.open(smoke / f"{name}.png").convert("RGB")
-        assert picture.width > 1.4 * picture.height  # ten columns, seven rows
-        assert len(picture.getcolors(1 << 24)) > 100
-        assert (smoke / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_only_what_changed_is_run_again(smoke):

@@ -96,8 +96,8 @@ def evaluate_run(folder: Path, device: torch.device | str | None = None) -> dict
         torch.set_num_threads(config.threads)
     G, protocol = run.generator(device), EvaluationProtocol(config.evaluation, device)
     trained = run.record_on(protocol.data)
-    rests_on = {"generator_checksum": trained["generator_checksum"], **protocol.rests_on}
-    rests_on["samples"] = config.eval_samples
+    rests_on = protocol.rests_on | {"samples": config.eval_samples}
+    rests_on["generator_checksum"] = trained["generator_checksum"]
     if (done := run.evaluation) and done["rests_on"] == rests_on:
         return done
     with run.lock("evaluation.lock"), deterministic_algorithms(config.deterministic):
@@ -116,18 +116,17 @@ def evaluate_run(folder: Path, device: torch.device | str | None = None) -> dict
 def _course(
     run: Run, protocol: EvaluationProtocol, final: dict[str, Any], device: torch.device
 ) -> list[dict[str, float]]:
-    """Step, seconds of training, and metrics of each snapshot (two z an image) and of the end."""
-    looks = []
-    for step in run.snapshots:
-        reconstruct = sampler(run.snapshot(step, device), 2, run.config.evaluation_seed)
-        found = protocol.measure(reconstruct, f"evaluating {run.config.name} at step {step}")
-        looks.append((step, run.snapshot_seconds(step), found["metrics"]))
-    looks.append((run.config.steps, run.record["seconds"], final))
-    shown = (protocol.extractor.name, "mse_missing")
-    return [
-        {"step": step, "seconds": seconds} | {name: found[name]["value"] for name in shown}
-        for step, seconds, found in looks
-    ]
+    """Seconds of training, distance and error at each snapshot (two z an image) and at the end."""
+    config, course = run.config, []
+    for step in (*run.snapshots, config.steps):
+        seconds, found = run.record["seconds"], final
+        if step < config.steps:
+            reconstruct = sampler(run.snapshot(step, device), 2, config.evaluation_seed)
+            found = protocol.measure(reconstruct, f"evaluating {config.name} at {step}")["metrics"]
+            seconds = next(line["seconds"] for line in run.log() if line["step"] >= step)
+        values = {name: found[name]["value"] for name in (protocol.extractor.name, "mse_missing")}
+        course.append({"step": step, "seconds": seconds} | values)
+    return course
 
 
 @torch.inference_mode()

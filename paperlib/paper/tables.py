@@ -6,6 +6,7 @@ A run without a record shows a dash. Below each of our rows stands the paper's o
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,11 @@ import pandas as pd
 from scipy import stats
 
 from paperlib import paths
-from paperlib.config import EvaluationConfig
 from paperlib.core.baselines import METHODS
-from paperlib.errors import RunError
 from paperlib.evaluation.features import kernel_distance_name
 from paperlib.profiles import evaluation_configs, load_profile
 from paperlib.records import read_record
-from paperlib.run import Run, data_faults, refuse_other_configuration
+from paperlib.run import Run, check_data, refuse_other_configuration
 
 TABLE1 = {
     "base": "base (eq. 5)",
@@ -83,35 +82,25 @@ def load_records(profile: str, results: Path | None = None) -> Records:
     belong to the run that the profile describes, to the weights beside it or to the data.
     """
     folder = results or paths.RESULTS / Path(profile).stem
-    read: list[tuple[Path, EvaluationConfig, str, dict[str, Any]]] = []
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for config in load_profile(profile):
         run = Run(folder / "runs" / config.name)
-        path, record = run.folder / "evaluation.json", run.evaluation
-        if record is None:
+        if (record := run.evaluation) is None:
             continue
         refuse_other_configuration(run.folder / "config.json", run.config.model_dump(), config)
-        for fault in run.faults(numbers_only=True):
-            raise RunError(str(fault))
-        read.append((path, config, config.method, record))
+        run.check()
+        found[config.corruption, config.method].append(record)
         if "data_generator" in record:
             own_samples = record | {"metrics": record["data_generator"]}
-            read.append((path, config, "ambientgan", own_samples))
+            found[config.corruption, "ambientgan"].append(own_samples)
     for shared in evaluation_configs(profile):
         start = f"{shared.corruption}-"
         for path in sorted(p for part in PARTS for p in (folder / part).glob(f"{start}*.json")):
             record = read_record(path)
             refuse_other_configuration(path, record["config"], shared)
-            for fault in data_faults(path, record, shared):
-                raise RunError(str(fault))
-            read.append((path, shared, record.get("peer") or path.stem[len(start) :], record))
-
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    checksums: dict[str, Any] = {}  # of the data in a folder
-    for path, shared, method, record in read:
-        checksum = record.get("data_checksum")
-        if checksums.setdefault(shared.data.folder, checksum) != checksum:
-            raise RunError(f"{path} rests on other data than {read[0][0]}: make both again")
-        found.setdefault((shared.corruption, method), []).append(record)
+            check_data(path, record, shared)
+            method = record.get("peer") or path.stem.removeprefix(start)
+            found[shared.corruption, method].append(record)
     return found
 
 
@@ -127,8 +116,7 @@ def evaluations(records: Records) -> pd.DataFrame:
             about = {"corruption": corruption, "method": method, "seed": record.get("seed") or 0}
             measured = dict(record["metrics"])
             if seconds := record.get("training", {}).get("seconds"):
-                values = dict.fromkeys(("value", "low", "high"), seconds)
-                measured["seconds"] = values | {"images": 0}
+                measured["seconds"] = dict(value=seconds, low=seconds, high=seconds, images=0)
             rows.extend(about | {"metric": name} | values for name, values in measured.items())
     return pd.DataFrame(rows, columns=columns)
 

@@ -55,7 +55,7 @@ def train(
         RunError: the directory belongs to another configuration or is in use by another process,
             every checkpoint is damaged, or the training diverged (``errors.Diverged``).
         DataError: the data set is not prepared, or is another than the run began with.
-        DiskFull: there is no room; what was written before is intact.
+        OSError: the disk is full; what was written before is intact.
         KeyboardInterrupt: by Ctrl-C or SIGTERM, after a checkpoint.
     """
     if config.threads:
@@ -138,11 +138,11 @@ class Training:
                 for average in self.averages.values():
                     average.update(self.step)
 
-                ends = self.step == c.steps
-                logs, keeps = ends or self.step % c.log_every == 0, self.step in self.run.snapshots
+                ends, keeps = self.step == c.steps, self.step in self.run.snapshots
+                logs = ends or keeps or self.step % c.log_every == 0
                 late = self.seconds - checkpointed > c.checkpoint_seconds
                 due, stop = processes.highest(ends or late, max(noted, default=0))
-                if logs or due or stop or keeps:
+                if logs or due or stop:
                     line = self._checked(scalars)  # nothing that is not finite is kept
                 if logs and writes:
                     self.run.append_to_log(line)
@@ -151,7 +151,7 @@ class Training:
                     if on_log is not None:
                         on_log(line, G)
                 if keeps and writes:
-                    self.run.save_snapshot(self.step, self.seconds, G)
+                    self.run.save_snapshot(self.step, G)
                 if due or stop:
                     checkpointed = self.seconds
                     processes.first(self._save_checkpoint)

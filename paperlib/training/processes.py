@@ -54,18 +54,11 @@ def rank() -> int:
 
 
 def first(make: Callable[[], T]) -> T:
-    """``make()`` by the first process alone; its value, or what it raised, in all."""
+    """``make()`` by the first process alone; its value in all. If it fails, torchrun ends them."""
     if count() == 1:
         return make()
-    box: list[Any] = [None, None]  # the value, or what was raised
-    if rank() == 0:
-        try:
-            box[0] = make()
-        except Exception as error:
-            box[1] = error
+    box: list[Any] = [make() if rank() == 0 else None]
     dist.broadcast_object_list(box)
-    if box[1] is not None:
-        raise box[1]
     return box[0]
 
 
