@@ -116,21 +116,14 @@ def test_tables_are_written_in_three_formats(profile):
     assert "Navier-Stokes" in texts["table2.md"] and "energy score" in texts["beyond.md"]
 
 
-def test_a_record_of_another_configuration_is_refused_by_name(profile):
-    path = paths.runs("made_up") / load_profile(profile)[0].name / "config.json"
-    write_json(path, read_json(path) | {"nz": 99})
-    with pytest.raises(RunError, match=r"config.json.*nz: 99, now 8"):
-        tables.load_records(profile)
-
-
-def test_a_record_of_other_weights_or_data_is_refused_by_name(profile):
-    first, second = (paths.runs("made_up") / c.name for c in load_profile(profile)[:2])
-    (first / "generator.safetensors").write_bytes(b"other weights")
-    with pytest.raises(RunError, match="generator.safetensors"):
-        tables.load_records(profile)
-    shutil.rmtree(first)
-    path = second / "evaluation.json"
-    write_json(path, {k: v for k, v in read_json(path).items() if k != "checksum"}
-               | {"data_checksum": "other"})  # fmt: skip
-    with pytest.raises(RunError, match="evaluation.json.*other data"):
-        tables.load_records(profile)
+def test_a_record_of_another_configuration_of_other_weights_or_data_is_refused_by_name(profile):
+    runs = [paths.runs("made_up") / config.name for config in load_profile(profile)[:3]]
+    write_json(runs[0] / "config.json", read_json(runs[0] / "config.json") | {"nz": 99})
+    (runs[1] / "generator.safetensors").write_bytes(b"other weights")
+    evaluation = runs[2] / "evaluation.json"
+    write_json(evaluation, read_json(evaluation) | {"data_checksum": "other"})
+    what = ("nz: 99, now 8", "generator.safetensors", "data_checksum")
+    for run, said in zip(runs, what, strict=True):
+        with pytest.raises(RunError, match=f"{run}.*{said}"):
+            tables.load_records(profile)
+        shutil.rmtree(run)
