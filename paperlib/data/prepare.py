@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -71,12 +71,12 @@ class Prepared:
             raise DataError(f"the {split} split of {self.folder} is empty: set '{split}' above 0")
         return rows
 
-    def faults(self) -> Iterator[str]:
-        """What of the files is not as it was prepared."""
+    def check(self) -> None:
+        """Raise DataError unless the files are as they were prepared."""
         numbers = [seeds.fold("image", name) for name in self.manifest["ids"]]
         is_whole = _checksum(self.folder, self.manifest["splits"]) == self.checksum
         if not is_whole or self.mask_ids().tolist() != numbers:
-            yield f"{self.folder} is not as prepared: delete it and prepare it again"
+            raise DataError(f"{self.folder} is not as prepared: delete it and prepare it again")
 
 
 def _load(path: Path, read: Callable[[Path], Any] | None = None) -> Any:

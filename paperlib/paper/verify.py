@@ -47,7 +47,7 @@ def verify(results: Path) -> tuple[list[str], str]:
     data = {*collect(_check_run, runs), *collect(_check_record, measured)}
     collect(_check_run_on_fields, fields)
     collect(_check_tables, written)
-    collect(_check_prepared, data)
+    collect(lambda config: load_prepared(config).check(), data)
     counts = (
         f"{len(runs)} runs, {len(measured)} references and peers, {len(fields)} runs on fields, "
         f"{len(written)} profiles' tables, {len(data)} prepared data sets"
@@ -97,8 +97,3 @@ def _check_tables(folder: Path) -> None:
         if (folder / file).read_text(encoding="utf-8") != text:
             again = f"run 'python -m paperlib tables {name}'"
             raise RunError(f"{folder / file} is stale, not what the records say: {again}")
-
-
-def _check_prepared(config: DataConfig) -> None:
-    for what in load_prepared(config).faults():
-        raise DataError(what)
