@@ -40,6 +40,13 @@ settings.load_profile("test")
 torch.set_num_threads(1)  # sums keep their order: tests of bit-identity need it
 
 
+def pytest_collection_modifyitems(items):
+    """The smoke profile, and the notebooks that show its results, go to one process."""
+    for item in items:
+        if item.path.suffix == ".ipynb" or item.path.stem == "test_workflow":
+            item.add_marker(pytest.mark.xdist_group("smoke"))
+
+
 def smooth_image(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """A random image without hard edges, as photographs have few."""
     coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)

@@ -15,7 +15,7 @@ from paperlib.beyond.explorer import GAP, TILE, Explorer, main_directions, paint
 from paperlib.core.corruption import composite
 from paperlib.run import Run
 
-RUNS = {name: pretrained.run(name) for name in pretrained.names()}
+RUNS = {name: pretrained.run(name) for name in pretrained.names()[:2]}  # which it opens with
 
 
 @pytest.fixture

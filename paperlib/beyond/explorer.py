@@ -161,7 +161,7 @@ class Explorer(widgets.VBox):
 
         last, z = len(self.runs) - 1, ("z, direction 1", "z, direction 2")
         self.image = choice("image", self.images)
-        self.corruption = choice("corruption", [*CORRUPTIONS, "nothing missing"], 2)
+        self.corruption = choice("corruption", [*CORRUPTIONS, "nothing missing"])
         self.uncover = widgets.Checkbox(description="paint to uncover")
         self.run = [choice("run above", self.runs), choice("run below", self.runs, min(1, last))]
         self.z = [widgets.FloatSlider(0, min=-3, max=3, description=name, **WIDE) for name in z]

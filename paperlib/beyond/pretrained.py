@@ -1,4 +1,4 @@
-"""Two trained runs that come with the package, and images that neither has seen."""
+"""Trained runs that come with the package, and images that none of them has seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paperlib.data.sources import open_source
 from paperlib.run import Run
 
 RUNS = Path(__file__).with_name("pretrained_runs")
-TEST_IMAGES = ("r030c108", "r018c082", "r009c060", "r010c068", "r025c118", "r046c150")
+TEST_IMAGES = ("7-03856", "4-02451", "5-02652", "9-04778", "0-00254", "6-03075", "2-01149")
 
 
 def names() -> list[str]:
