@@ -40,11 +40,14 @@ settings.load_profile("test")
 torch.set_num_threads(1)  # sums keep their order: tests of bit-identity need it
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """The smoke profile, and the notebooks that show its results, go to one process."""
+    """The cells of a notebook go to one process; so do the smoke profile and what shows its results."""
+    shows_results = ("test_workflow", "04_evaluate", "05_figures", "06_tables")
     for item in items:
-        if item.path.suffix == ".ipynb" or item.path.stem == "test_workflow":
-            item.add_marker(pytest.mark.xdist_group("smoke"))
+        name = item.path.stem
+        if name in shows_results or item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.xdist_group("smoke" if name in shows_results else name))
 
 
 def smooth_image(rng: np.random.Generator, width: int, height: int) -> Image.Image:
