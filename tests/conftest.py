@@ -40,16 +40,6 @@ settings.load_profile("test")
 torch.set_num_threads(1)  # sums keep their order: tests of bit-identity need it
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """The cells of a notebook go to one process; so do the smoke profile and what shows its results."""
-    shows_results = ("test_workflow", "04_evaluate", "05_figures", "06_tables")
-    for item in items:
-        name = item.path.stem
-        if name in shows_results or item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.xdist_group("smoke" if name in shows_results else name))
-
-
 def smooth_image(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """A random image without hard edges, as photographs have few."""
     coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
