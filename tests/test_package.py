@@ -70,7 +70,7 @@ def test_an_unpacked_wheel_finds_its_profiles_and_writes_to_the_current_folder(w
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(work / "data"), str(work / "results"), "24", "2"]
+    assert done.stdout.split() == [str(work / "data"), str(work / "results"), "24", "3"]
 
 
 def test_environment_yml_has_the_dependencies_of_pyproject():
