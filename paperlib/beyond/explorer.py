@@ -31,7 +31,7 @@ from paperlib.run import Run
 
 SAMPLES = 5
 BRUSH = 3  # of OpenCV's lines, which become about two pixels wider
-BRIGHTEST = 0.2  # the standard deviation that is drawn white
+BRIGHTEST = 1.0  # the standard deviation that is drawn white
 TILE, GAP = 160, 8  # sides of a drawn image (at most) and of what is between two, pixels
 WIDE = {"layout": {"width": "290px"}, "style": {"description_width": "90px"}}
 PIXELS = "<style>.paperlib-pixels {image-rendering: pixelated; cursor: crosshair}</style>"
