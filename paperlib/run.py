@@ -116,7 +116,7 @@ class Run:
 
     def generator(self, device: torch.device | str = "cpu", name: str = "generator") -> Any:
         """The averaged generator, in evaluation mode; RunError where it was altered."""
-        self._check_weights(name)
+        self._check_weights(name, self.record)
         return self._load(f"{name}.safetensors", name).to(device)
 
     def snapshot(self, step: int, device: torch.device | str = "cpu") -> Any:
@@ -192,15 +192,15 @@ class Run:
         record = self.record
         for name in GENERATORS:
             if (self.folder / f"{name}.safetensors").is_file():
-                self._check_weights(name)
+                self._check_weights(name, record)
         for path in (self.folder / "evaluation.json", self.folder / "selection.json"):
             if path.is_file():
                 self._check_measured(path, record)
         check_data(self.folder / "record.json", record, self.config)
 
-    def _check_weights(self, name: str) -> None:
+    def _check_weights(self, name: str, trained: dict[str, Any]) -> None:
         path = self.folder / f"{name}.safetensors"
-        if self.record.get(f"{name}_checksum") not in (None, file_checksum(path)):
+        if trained.get(f"{name}_checksum") not in (None, file_checksum(path)):
             again = f"delete {self.folder} and train it again"
             raise RunError(f"{path} is not what record.json describes: {again}")
 

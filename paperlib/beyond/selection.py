@@ -24,13 +24,14 @@ from paperlib.data.datasets import Observations, law_of
 from paperlib.data.prepare import load_prepared, prepare
 from paperlib.errors import ConfigurationError, DataError, Diverged
 from paperlib.evaluation.calibration import coverage, energy_score
-from paperlib.evaluation.features import BATCH, to_levels
+from paperlib.evaluation.features import BATCH, as_stored
 from paperlib.evaluation.metrics import bootstrap_ratio
 from paperlib.evaluation.sampling import Reconstruct, sampler
 from paperlib.progress import track
 from paperlib.records import provenance, write_record
 from paperlib.run import Run
-from paperlib.training.loop import default_device, train
+from paperlib.training.device import default_device
+from paperlib.training.loop import train
 
 HIDDEN = 0.25  # at most this share of an image's observed pixels
 DRAWS = 200  # of fresh masks, at most, to find what to hide
@@ -101,7 +102,7 @@ def score_run(folder: Path) -> dict[str, Any]:
     sample = sampler(G, SAMPLES, config.evaluation_seed)
 
     def reconstruct(*given: Any) -> Any:
-        return tuple(to_levels(x) / 127.5 - 1 for x in sample(*given))  # as image files hold them
+        return tuple(map(as_stored, sample(*given)))
 
     batches = []
     for rows in torch.arange(min(len(observed), config.eval_images)).split(BATCH):

@@ -122,15 +122,23 @@ class ResBlock(nn.Module):
         return x + self.conv2(h)
 
 
-def full_resolution(config: Any, c_beside: int, spectral: bool, last: bool) -> nn.Sequential:
-    """The convolutions behind the unfolding, which may also see ``c_beside`` channels of an image.
+def output_layers(
+    config: Any, c_beside: int, spectral: bool, last: bool
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """What makes pixels of the finest features, up to the unfolding, and what follows behind it.
 
-    ``spectral`` and ``last`` say which are spectrally normalised: the first, and the one to pixels.
+    Args:
+        c_beside: channels of an image that the convolutions at full resolution see too.
+        spectral, last: whether the first of these, and those that make pixels, are normalised.
     """
-    if not (width := config.output_channels):
-        return nn.Sequential()
-    to_pixels = conv(width, config.bands, spectral=last)
-    return nn.Sequential(conv(width + c_beside, width, spectral=spectral), nn.ReLU(), to_pixels)
+    channels, width = config.g_channels[0], config.output_channels
+    unfolded = conv(channels, (width or config.bands) * config.patch**2, spectral=last)
+    to_pixels = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), unfolded)
+    if not width:
+        return to_pixels, nn.Sequential()
+    final = conv(width, config.bands, spectral=last)
+    first = conv(width + c_beside, width, spectral=spectral)
+    return to_pixels, nn.Sequential(first, nn.ReLU(), final)
 
 
 def repeat_border(x: Tensor, border: int) -> Tensor:
@@ -175,10 +183,8 @@ class Generator(nn.Module):
             self.attend.append(SelfAttention(channels[level], spectral) if here else nn.Identity())
         self.last = finest(channels[0], channels[0])
         last_is_normalised = spectral and not c.start_from_fill
-        width = (c.output_channels or c.bands) * c.patch**2
-        unfolded = conv(channels[0], width, spectral=last_is_normalised)
-        self.to_pixels = nn.Sequential(nn.BatchNorm2d(channels[0]), nn.ReLU(), unfolded)
-        self.refine = full_resolution(c, c.bands + 1, spectral, last_is_normalised)
+        layers = output_layers(c, c.bands + 1, spectral, last_is_normalised)
+        self.to_pixels, self.refine = layers
         if c.start_from_fill:  # what is learned is added to the guess, from 0 on
             nn.init.zeros_([*self.to_pixels, *self.refine][-1].weight)
 
@@ -272,10 +278,7 @@ class DataGenerator(nn.Module):
             if c.size // c.patch >> level == c.attention:
                 blocks.append(SelfAttention(width, spectral))
         self.blocks = nn.Sequential(*blocks)
-        width = (c.output_channels or c.bands) * c.patch**2
-        unfolded = conv(channels[0], width, spectral=spectral)
-        self.to_pixels = nn.Sequential(nn.BatchNorm2d(channels[0]), nn.ReLU(), unfolded)
-        self.refine = full_resolution(c, 0, spectral, spectral)
+        self.to_pixels, self.refine = output_layers(c, 0, spectral, spectral)
 
     def forward(self, z: Tensor) -> Tensor:
         """Complete images (B, C, H, W) in (-1, 1) from codes (B, nz)."""

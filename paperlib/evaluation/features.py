@@ -67,6 +67,11 @@ def to_levels(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def as_stored(x: Tensor) -> Tensor:
+    """Floats in [-1, 1] as an image file of 8 bits holds them."""
+    return to_levels(x) / 127.5 - 1
+
+
 @torch.inference_mode()
 def extract(extractor: nn.Module, images: Tensor) -> Tensor:
     """Features (N, F) float32, on the CPU, of images (N, 3 or 1, H, W) in [-1, 1], 1: grey."""

@@ -18,7 +18,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from paperlib.evaluation.calibration import coverage, energy_score
-from paperlib.evaluation.features import kernel_distance_name, to_levels
+from paperlib.evaluation.features import as_stored, kernel_distance_name
 
 METRICS_VERSION = 3  # 3: distances to other images, 8-bit levels; an older evaluation is done again
 BLOCK = 4  # side of the blocks of std_coarse, pixels
@@ -47,7 +47,7 @@ def per_image(
     inside = slice(border, x.shape[-1] - border)
     over_missing = (error * missing).sum(dim=(2, 3, 4)) / n_missing  # (samples, B)
     blocks = F.avg_pool2d(x_tilde.flatten(0, 1), BLOCK).unflatten(0, x_tilde.shape[:2])
-    levels = to_levels(x_tilde) / 127.5 - 1  # what an image file would hold
+    levels = as_stored(x_tilde)
     return {
         "mse": error.mean(dim=(0, 2, 3, 4)),
         "mse_missing": over_missing.mean(dim=0),

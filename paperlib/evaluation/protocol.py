@@ -117,13 +117,13 @@ def _course(
     run: Run, protocol: EvaluationProtocol, final: dict[str, Any], device: torch.device
 ) -> list[dict[str, float]]:
     """Seconds of training, distance and error at each snapshot (two z an image) and at the end."""
-    config, course = run.config, []
+    config, log, total, course = run.config, run.log(), run.record["seconds"], []
     for step in (*run.snapshots, config.steps):
-        seconds, found = run.record["seconds"], final
+        seconds, found = total, final
         if step < config.steps:
             reconstruct = sampler(run.snapshot(step, device), 2, config.evaluation_seed)
             found = protocol.measure(reconstruct, f"evaluating {config.name} at {step}")["metrics"]
-            seconds = next(line["seconds"] for line in run.log() if line["step"] >= step)
+            seconds = next(line["seconds"] for line in log if line["step"] >= step)
         values = {name: found[name]["value"] for name in (protocol.extractor.name, "mse_missing")}
         course.append({"step": step, "seconds": seconds} | values)
     return course
