@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ PICTURES, TIFF = (".png", ".jpg", ".jpeg", ".webp"), (".tif", ".tiff")
 SUFFIXES = (*PICTURES, *TIFF, ".npy")
 MODES = ("1", "L", "LA", "RGB", "RGBA", "I;16")  # of Pillow's
 TYPES = ("uint8", "uint16", "float32", "float64")
+NPY = threading.Lock()  # a .npy header is parsed by ast, which threads break before Python 3.13
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def read_file(path: Path, max_pixels: int) -> tuple[np.ndarray, np.ndarray | Non
         elif suffix in TIFF:
             array, has_alpha = _tiff(path, max_pixels)
         elif suffix == ".npy":
-            array, has_alpha = np.lib.format.open_memmap(path, mode="r"), False
+            with NPY:
+                array, has_alpha = np.lib.format.open_memmap(path, mode="r"), False
         else:
             raise ValueError(f"unknown suffix {suffix!r} (known: {', '.join(SUFFIXES)})")
         array = np.atleast_3d(array)
