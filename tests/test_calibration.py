@@ -27,29 +27,33 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=seeds.generator("normal", seed), dtype=torch.float64)
 
 
-def covered(values, value: float, level: float) -> bool:
+def covered(values, value: float, level: float) -> float:
     x = of_one_pixel([value])[0]
-    return bool(coverage(of_one_pixel(values), x, everything(x), level).item())
+    return coverage(of_one_pixel(values), x, everything(x), level).item()
 
 
 # Coverage
 
 
 @pytest.mark.parametrize(
-    "level, low, high",
+    "level, by_gap",  # of the ten gaps that nine samples leave, the central share
     [
-        (0.8, 1, 9),  # ranks 0.1 * 10 and 0.9 * 10 of nine
-        (0.6, 2, 8),
-        (0.5, 2.5, 7.5),  # between two of them
-        (0.99, 1, 9),  # more than nine samples can say
+        (0.8, [0, 1, 1, 1, 1, 1, 1, 1, 1, 0]),
+        (0.6, [0, 0, 1, 1, 1, 1, 1, 1, 0, 0]),
+        (0.5, [0, 0, 0.5, 1, 1, 1, 1, 0.5, 0, 0]),  # ends within a gap
     ],
 )
-def test_interval_of_nine_samples_has_the_ends_worked_out_by_hand(level, low, high):
+def test_coverage_of_nine_samples_gap_by_gap(level, by_gap):
     values = [3.0, 9.0, 1.0, 5.0, 7.0, 2.0, 8.0, 4.0, 6.0]
-    for inside in (low, low + 0.01, 5, high - 0.01, high):  # its ends belong to it
-        assert covered(values, inside, level)
-    for outside in (low - 0.01, high + 0.01):
-        assert not covered(values, outside, level)
+    found = [covered(values, gap + 0.5, level) for gap in range(10)]
+    assert found == pytest.approx(by_gap)
+
+
+def test_a_truth_that_equals_samples_is_shared_among_the_gaps_beside_them():
+    assert covered([0.0] * 9, 0.0, 0.8) == pytest.approx(0.8)  # all ten gaps
+    assert covered([0.0] * 3 + [1.0] * 6, 0.0, 0.8) == pytest.approx(3 / 4)  # gaps 0 to 3
+    assert covered([0.0] * 9, 0.1, 0.8) == 0  # above all samples
+    assert covered([math.nan] * 9, 0.1, 0.8) == 0
 
 
 def test_coverage_is_the_share_of_the_missing_entries_image_by_image():
@@ -62,7 +66,8 @@ def test_coverage_is_the_share_of_the_missing_entries_image_by_image():
     x[1, :, 0, 0] = 4.0
     x[..., 1] = 4.5  # observed: inside, and not counted
     found = coverage(samples, x, missing, 0.8)
-    assert found[:2].tolist() == pytest.approx([2 / 3, 1])
+    gap_0, gap_4, gaps_5_6 = 0, 1, 1
+    assert found[:2].tolist() == pytest.approx([(gap_4 + gaps_5_6 + gap_0) / 3, 1])
     assert found[2].isnan()  # nothing is missing
     assert coverage(samples, x, missing.expand_as(x), 0.8)[0] == found[0]
 
@@ -74,6 +79,9 @@ def test_samples_of_the_truth_s_own_law_cover_as_often_as_they_should(count, lev
     n = 200_000
     numbers = torch.rand(count + 1, 1, 1, 1, n, generator=seeds.generator("uniform"))
     found = coverage(numbers[1:], numbers[0], everything(numbers[0]), level).item()
+    assert found == pytest.approx(level, abs=5 * math.sqrt(level * (1 - level) / n))
+    of_two_values = numbers.gt(0.9).float()  # the same for a law that has ties
+    found = coverage(of_two_values[1:], of_two_values[0], everything(numbers[0]), level).item()
     assert found == pytest.approx(level, abs=5 * math.sqrt(level * (1 - level) / n))
 
 

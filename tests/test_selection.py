@@ -76,7 +76,8 @@ def test_score_by_hand_on_two_hidden_pixels():
     assert found["mse"].item() == pytest.approx((0.1 - 0.2) ** 2 / 2)  # of the mean
     # distances 0.3 and 0.5, and 0.8 between the two, over the root of two entries
     assert found["energy"].item() == pytest.approx((0.4 - 0.8 / 2) / math.sqrt(2), abs=1e-7)
-    assert found["coverage_50"].item() == found["coverage_80"].item() == 1
+    for level in (0.5, 0.8):  # between the two samples, and equal to both
+        assert found[f"coverage_{level * 100:.0f}"].item() == pytest.approx((1 + level) / 2)
 
 
 def test_images_of_which_nothing_is_hidden_do_not_count_and_diverged_ones_do():

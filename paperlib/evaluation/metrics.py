@@ -20,7 +20,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from paperlib.evaluation.calibration import coverage, energy_score
 from paperlib.evaluation.features import as_stored, kernel_distance_name
 
-METRICS_VERSION = 3  # 3: distances to other images, 8-bit levels; an older evaluation is done again
+METRICS_VERSION = 4  # 4: coverage shares ties out; an older evaluation is done again
 BLOCK = 4  # side of the blocks of std_coarse, pixels
 RESAMPLES = 1000  # of the bootstrap, for means over images
 DISTANCE_RESAMPLES = 20  # of the bootstrap, for the Frechet distance
