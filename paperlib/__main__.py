@@ -25,12 +25,12 @@ Name = Annotated[str | None, Option("--run", help="Only this run, as small_patch
 
 
 @app.command()
-def prepare(profile: Profile, pairs: Pairs = None, strict: bool = False) -> None:
-    """Decode and split the data set of a profile; --strict stops at any bad image."""
+def prepare(profile: Profile, pairs: Pairs = None) -> None:
+    """Decode and split the data set of a profile."""
     from paperlib.data.prepare import prepare
 
     for config in {run.data.folder: run.data for run, _ in _runs(profile, pairs)}.values():
-        done = prepare(config, strict=strict)
+        done = prepare(config)
         print(f"{done.folder}: {done.manifest['count']} images")
 
 

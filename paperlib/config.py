@@ -7,23 +7,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paperlib.core.baselines import METHODS
 from paperlib.core.corruption import CORRUPTIONS
 from paperlib.errors import ConfigurationError
 from paperlib.seeds import fold
 
-ONE_BAND = ("digits", "mnist")  # data sets of grey images
-
-REMOVED = {
-    "discriminator_sees": (None, "removed in 0.2: method mask_aware shows D both masks"),
-    "z_injection": ("norm", "removed in 0.2: z enters by conditional BatchNorm"),
+REMOVED_IN_0_2 = {
+    "discriminator_sees": None,  # method mask_aware shows D both masks
+    "z_injection": "norm",  # z enters by conditional BatchNorm
+    "max_pixels": None,  # 100 million
+    "fit": "crop",  # incomplete images are cut into tiles
+    "mask_shift": 0,
 }
-"""Keys of earlier versions: what they held where they changed nothing, and what to say else."""
+"""Keys of earlier versions, and what they held where they changed nothing."""
+
+
+def _known(value: str, names: Iterable[str]) -> str:
+    if value not in names:
+        raise ValueError(f"unknown, choose one of {', '.join(names)}")
+    return value
 
 
 class _Checked(BaseModel):
@@ -32,7 +39,7 @@ class _Checked(BaseModel):
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str = "configuration") -> Self:
         """Build from a mapping; ConfigurationError names each wrong key in one line."""
-        kept = {k: v for k, v in values.items() if k not in REMOVED or v != REMOVED[k][0]}
+        kept = {k: v for k, v in values.items() if (k, v) not in REMOVED_IN_0_2.items()}
         try:
             return cls.model_validate(kept)
         except ValidationError as error:
@@ -45,8 +52,8 @@ def _in_words(fault: Any) -> str:
     key, message = fault["loc"][:1], fault["msg"].removeprefix("Value error, ")
     if not key:
         return message
-    if key[0] in REMOVED:
-        return f"key '{key[0]}': {REMOVED[key[0]][1]}"
+    if key[0] in REMOVED_IN_0_2:
+        return f"key '{key[0]}': removed in 0.2"
     if fault["type"] == "extra_forbidden":
         return f"unknown key {key[0]!r}"
     return f"key '{key[0]}': {message}, got {fault['input']!r}"[:400]
@@ -58,23 +65,20 @@ class DataConfig(_Checked):
     dataset: str = "digits"  # a name of data.sources.SOURCES
     source: str | None = None  # zip or folder, of the data sets of files; from the repository
     size: int = Field(32, ge=4, le=512)  # image side, pixels
-    split: Literal["auto", "random", "region", "file"] = "auto"  # file: the test images last
+    split: Literal["auto", "random", "file"] = "auto"  # auto: a map by regions; file: test last
     validation: float = Field(0.15, ge=0)  # share of the images if below 1, else their number
     test: float = Field(0.10, ge=0)  # likewise
     split_seed: int = Field(0, ge=0)
-    max_pixels: int | None = Field(None, ge=1)  # more: left out, undecoded; None: 100 million
     bands: int = Field(3, ge=1, le=16)  # channels of an image; left out: those of the data set
     # of incomplete images
-    fit: Literal["crop", "resize"] = "crop"  # how larger images become size x size
     missing: Literal["auto", "mask", "alpha", "nan"] = "auto"  # what says which pixels are missing
     missing_value: float | None = None  # or the value that they have
 
     @model_validator(mode="before")
     @classmethod
     def _bands_of_the_data_set(cls, values: Any) -> Any:
-        if values.get("dataset", cls.model_fields["dataset"].default) in ONE_BAND:
-            return {"bands": 1} | values
-        return values
+        is_grey = values.get("dataset", "digits") in ("digits", "mnist")
+        return {"bands": 1} | values if is_grey else values
 
     @property
     def folder(self) -> str:
@@ -93,22 +97,16 @@ class DataConfig(_Checked):
 class EvaluationConfig(DataConfig):
     """What is measured on: which images, corrupted how, how many. All that a reference needs."""
 
-    corruption: str = "small_patch"  # a name of core.corruption.CORRUPTIONS, or observed
+    corruption: Annotated[
+        str, AfterValidator(lambda value: _known(value, [*CORRUPTIONS, "observed"]))
+    ] = "small_patch"
     mask_seed: int = Field(0, ge=0)  # of the masks with which the images are corrupted once
     mask_flips: bool = False  # observed: fresh masks are flipped at random
-    mask_shift: int = Field(0, ge=0)  # observed: and moved by up to so many pixels
 
     # evaluation (section 3.4)
     eval_split: Literal["validation", "test"] = "test"
     eval_images: int = Field(32, ge=4)  # at most; the paper's std uses 1000
     eval_samples: int = Field(10, ge=2)  # z per image
-
-    @field_validator("corruption")
-    @classmethod
-    def _known_corruption(cls, value: str) -> str:
-        if value not in (known := [*CORRUPTIONS, "observed"]):
-            raise ValueError(f"unknown corruption, choose one of {', '.join(known)}")
-        return value
 
     @property
     def border(self) -> int:
@@ -127,7 +125,8 @@ class RunConfig(EvaluationConfig):
     """All that determines a training run and its evaluation. The defaults are the smoke size."""
 
     # what is learned: the rows of Table 1, then those of Table 2
-    method: str = "both"  # a name of core.baselines.METHODS
+    # ('import paperlib.beyond' adds mask_aware and scored)
+    method: Annotated[str, AfterValidator(lambda value: _known(value, METHODS))] = "both"
     seed: int = Field(0, ge=0)  # of parameters, batches, z and fresh masks
 
     # networks (section 2.4); sizes chosen on the hold-out, see docs/settings.md
@@ -190,14 +189,6 @@ class RunConfig(EvaluationConfig):
     checkpoint_seconds: float = Field(20.0, gt=0)  # an interruption loses at most this much
     threads: int = Field(0, ge=0, le=1024)  # of the processor per run; 0: torch's choice
 
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        if value not in METHODS:
-            more = "(import paperlib.beyond knows more)"
-            raise ValueError(f"unknown method, choose one of {', '.join(METHODS)} {more}")
-        return value
-
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
         for key in ("g_channels", "d_channels", "e_channels"):
@@ -206,10 +197,8 @@ class RunConfig(EvaluationConfig):
             if not channels or min(channels) < 1:
                 raise ValueError(f"{key} must list at least one positive width")
             if self.size % factor or self.size < 2 * factor:
-                what = f"patch {self.patch} and {len(channels)} levels in {key}"
-                raise ValueError(
-                    f"size {self.size}: {what} need a multiple of {factor}, twice or more"
-                )
+                what = f"size {self.size}: patch and {key} need a multiple of {factor}"
+                raise ValueError(f"{what}, twice or more")
         side = self.size // self.patch
         in_g = {side >> level for level in range(len(self.g_channels))}
         in_d = {side >> level for level in range(1, len(self.d_channels))}

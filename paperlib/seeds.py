@@ -9,7 +9,7 @@ import torch
 
 def fold(*labels: int | str) -> int:
     """A 63-bit seed from labels, e.g. ``fold(config.seed, "step", 17)``."""
-    digest = hashlib.sha256("/".join(map(str, labels)).encode()).digest()
+    digest = hashlib.sha256("/".join(map(str, labels)).encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -62,12 +61,10 @@ SMALL = encoded(Image.new("L", (8, 8)), "PNG")
 
 AMONG_PHOTOS = {
     "truncated": ("x.jpg", JPEG[:-200], "truncated"),
-    "a page of HTML": ("x.jpg", b"<html>404 Not Found</html>", "x.jpg: not an image"),
+    "a page of HTML": ("x.jpg", b"<html>404 Not Found</html>", "x.jpg: cannot identify image"),
     "16 bits grey": ("x.tif", tiff(np.ones((40, 40), np.uint16)), "x.tif: more than 8 bits"),
     "huge": ("x.jpg", HUGE, "more than max_pixels"),
     "a line": ("x.png", encoded(photo(0, (400, 2)), "PNG"), "smaller than the 16 px"),
-    "line break in its name": ("x\ny.png", PNG, "line break"),
-    "name that is not UTF-8": (os.fsdecode(b"x\xff.png"), PNG, "not UTF-8"),
 }
 AMONG_SCENES = {
     "mask of another size": ("0.mask.png", SMALL, "0.mask.png"),
@@ -86,7 +83,6 @@ INCOMPLETE = {  # among scenes, and to be filled in
 }
 ARCHIVES = {
     "celeba": ("faces.zip", b"<html>", "not a zip"),
-    "recipe1m": ("recipes/x.jpg", JPEG, "images does not exist"),
     "lsun": ("lmdb/data.mdb", b"no database" * 1000, "not an LMDB"),
 }
 
@@ -127,7 +123,6 @@ KEYS = {
     "set source": {"source": None},
     "/nope": {"source": "/nope"},
     "bands": {"bands": 5},
-    "needs bluemarble": {"split": "region"},
     "none of 4 images for training": {"test": 3, "validation": 1},
     "incomplete": {"corruption": "observed"},
 }
@@ -137,7 +132,7 @@ KEYS_OF_SCENES = {
     "missing_value": {"missing": "mask", "missing_value": 0},
     "give 0.mask.png": {"missing": "mask"},
     "at least two must differ": {"make": lambda i: photo(i).convert("RGBA")},
-    "all masks are equal": {"make": lambda i: holed(), "fit": "resize"},
+    "all masks are equal": {"make": lambda i: holed(size=16)},
 }
 PROFILES = {
     "steps: [": "not valid YAML",
@@ -145,7 +140,7 @@ PROFILES = {
     "source: /home/andr\xe9": "UTF-8",
     "matrix: {method: both}": "'matrix' must map",
     "matrix: {seed: []}": "'matrix' must map",
-    "matrix: {method: [both, nope]}": "unknown method",
+    "matrix: {method: [both, nope]}": "key 'method': unknown",
     "matrix: {steps: [1, 2]}": "two runs",
     "overrides: [both]": "'overrides' must map",
     "{overrides: {both: {nokey: 1}}, matrix: {method: [both]}}": "unknown key 'nokey'",
@@ -193,7 +188,7 @@ ON_DISK = {
     "a bit of the weights": ("run/generator.safetensors", flipped, FILL, "run/generator"),
     "evaluation edited": (f"{RUN}/evaluation.json", edited(seed=1), "tables tiny.yaml", "altered"),
     "another configuration": (f"{RUN}/config.json", edited(nz=3), "train tiny.yaml", "nz: 3"),
-    "splits cut": ("data/folder-*/splits.npz", cut, AGAIN, "splits.npz is damaged"),
+    "manifest cut": ("data/folder-*/manifest.json", cut, "evaluate tiny.yaml", "manifest.json is"),
     "images gone": ("data/folder-*/images.npy", Path.unlink, AGAIN, "images.npy"),
     "images cut": ("data/folder-*/images.npy", cut, AGAIN, "images.npy"),
     "data is a file": ("data", a_file, AGAIN, "data'"),

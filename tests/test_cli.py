@@ -59,17 +59,9 @@ def test_train_one_run_with_a_changed_key(tiny_profile):
     assert read_json(paths.runs("tiny") / BOTH / "config.json")["lr_g"] == 1e-3
 
 
-@pytest.mark.parametrize("strict, status", [([], 0), (["--strict"], 2)])
-def test_prepare_says_what_it_has_and_stops_at_a_bad_image_if_asked(
-    tiny_profile, image_folder, tmp_path, capsys, strict, status
-):
-    images = tmp_path / "images"
-    for part in ("a", "b"):  # 1 bad one of 120 is tolerated
-        shutil.copytree(image_folder, images / part)
-    (images / "a" / "005.png").write_bytes(b"broken")
-    assert main(["prepare", tiny_profile, *strict, "--set", f"source={images}"]) == status
-    said = capsys.readouterr()
-    assert "120 images" in said.out if status == 0 else "005.png" in said.err
+def test_prepare_says_what_it_has(tiny_profile, capsys):
+    assert main(["prepare", tiny_profile]) == 0
+    assert "60 images" in capsys.readouterr().out
 
 
 def test_describe_says_what_it_found(empty_workspace, capsys):

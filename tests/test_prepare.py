@@ -93,18 +93,15 @@ def test_one_bad_file_in_a_hundred_is_left_out_and_named(images, capsys):
     (images / "0033.png").write_bytes((images / "0033.png").read_bytes()[:80])
     done = prepare(folder_of(images))
     assert list(done.manifest["failed"]) == ["0033.png"] and done.manifest["count"] == 119
-    assert "1 of 120 images cannot be used (0033.png: " in capsys.readouterr().out
+    assert "1 of 120 images left out" in capsys.readouterr().out
     rows = np.concatenate([done.indices(name) for name in SPLITS])
     assert sorted(rows) == [row for row in range(120) if row != 33]  # the others keep their rows
     assert not done.images()[33].any()
     done.check()
 
 
-def test_more_bad_files_or_strictness_are_errors_that_name_them(images):
+def test_more_bad_files_are_an_error_that_names_them(images):
     (images / "0003.png").write_bytes(b"broken")
-    for _ in range(2):  # also where it is prepared
-        with pytest.raises(DataError, match=r"1 of 120 .*0003\.png: not an image"):
-            prepare(folder_of(images), strict=True)
     (images / "0004.png").write_bytes(b"broken")  # 1.7 %
     with pytest.raises(DataError, match=r"2 of .*0003\.png.*0004\.png"):
         prepare(folder_of(images))
@@ -112,7 +109,7 @@ def test_more_bad_files_or_strictness_are_errors_that_name_them(images):
 
 def test_masks_are_stored_and_what_is_not_seen_is_left_out_and_no_failure(noise):
     done = prepare(noise.model_copy(update={"dataset": "masked"}))
-    assert len(done.manifest["failed"]) == done.manifest["left_out"] == 10
+    assert len(done.manifest["failed"]) == 10 and done.manifest["count"] == 980
     seen = [row for row in range(1000) if row % 100 not in (50, 77)]
     assert sorted(np.concatenate([done.indices(s) for s in SPLITS])) == seen
     images, masks = done.images(), done.masks()
@@ -172,7 +169,7 @@ def test_of_two_prepares_at_once_one_waits_for_the_other(noise, monkeypatch):
 # What is damaged
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "splits.npz", "ids.txt", "images.npy"])
+@pytest.mark.parametrize("name", ["manifest.json", "images.npy"])
 def test_damaged_files_are_named(workspace, tiny_config, name):
     (paths.DATA / tiny_config.data.folder / name).write_bytes(b"\xff")
     with pytest.raises(DataError, match=rf"{name} is damaged .* delete .* prepare it again"):
@@ -184,7 +181,7 @@ def test_damaged_files_are_named(workspace, tiny_config, name):
 def test_a_damaged_manifest_or_one_of_another_version_is_prepared_again(workspace, tiny_config):
     path = paths.DATA / tiny_config.data.folder / "manifest.json"
     before = path.read_text()
-    for damaged in (before[:50], "[]", "{}", before.replace('"format": 2', '"format": 1')):
+    for damaged in (before[:50], "[]", "{}", before.replace('"ids"', '"names"')):
         path.write_text(damaged)
         prepare(tiny_config.data)
         assert path.read_text() == before
@@ -194,7 +191,7 @@ def test_a_damaged_manifest_or_one_of_another_version_is_prepared_again(workspac
 
 
 def rows_of(config: DataConfig) -> dict[str, list[int]]:
-    return {name: rows.tolist() for name, rows in prepare(config).manifest["splits"].items()}
+    return prepare(config).manifest["splits"]
 
 
 def test_splits_are_disjoint_cover_all_and_have_their_shares(images):

@@ -30,11 +30,11 @@ def law_and_masks(name: str, size: int) -> tuple[MaskLaw, Tensor]:
         return CORRUPTIONS[name], CORRUPTIONS[name].for_ids(range(N), size, seed=0)
     coarse = torch.rand(2 * N, 1, size // 4, size // 4, generator=seeds.generator("blocks")) < 0.7
     masks = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    law = ObservedMasks(masks[N:], flips=name == "moved", shift=3 if name == "moved" else 0)
+    law = ObservedMasks(masks[N:], flips=name == "flipped")
     return law, masks[:N].float()
 
 
-LAWS = [*CORRUPTIONS, "observed", "moved"]
+LAWS = [*CORRUPTIONS, "observed", "flipped"]
 
 
 @pytest.mark.parametrize("name", LAWS)

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from helpers import MeanAndSpread
@@ -111,11 +110,6 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def without_a_line(path: Path) -> None:
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:1] + lines[2:]))
-
-
 def with_another(key: str, value: object, sealed: bool = True) -> Callable[[Path], object]:
     """Another value in a record; ``sealed``: as if it had been written so."""
 
@@ -134,12 +128,6 @@ def overwrite(text: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(text)
 
 
-def other_row(path: Path) -> None:
-    rows = np.load(path)
-    rows[0] += 1
-    np.save(path, rows)
-
-
 TINY, DATA = "results/tiny", "data/{folder}"
 RUN, REFERENCE = f"{TINY}/runs/{BOTH}", f"{TINY}/references/small_patch-mean.json"
 SELECTED = f"{TINY}/selection/{BOTH}/lambda_z=2"
@@ -156,9 +144,6 @@ FAULTS = {  # what was hurt, and how
     ],
     DATA: [shutil.rmtree],
     f"{DATA}/images.npy": [flip, overwrite("cut")],
-    f"{DATA}/splits.npz": [Path.unlink],
-    f"{DATA}/ids.txt": [without_a_line],
-    f"{DATA}/mask_ids.npy": [other_row],
     f"{DATA}/manifest.json": [overwrite("{")],
 }
 CASES = [(file, hurt) for file, ways in FAULTS.items() for hurt in ways]

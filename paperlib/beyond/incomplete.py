@@ -1,7 +1,7 @@
 """The data set ``incomplete``: a folder of images that are really incomplete, and what it holds.
 
-Larger images are cut into tiles (``fit: crop``) or made smaller (``fit: resize``); what lies under
-a mask is set to 0 here, so that nothing behind it goes any further.
+Larger images are cut into tiles; what lies under a mask is set to 0 here, so that nothing behind it
+goes any further.
 """
 
 from __future__ import annotations
@@ -11,21 +11,15 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from paperlib.beyond.incomplete_files import Incomplete, incomplete_files, read_incomplete
 from paperlib.config import DataConfig
 from paperlib.data.prepare import Prepared
-from paperlib.data.sources import MAX_PIXELS, Files, fingerprint_of_files
+from paperlib.data.sources import Files, fingerprint_of_files
 from paperlib.errors import DataError
 from paperlib.progress import track
 
-CROPS = {
-    "crop": "non-overlapping {size} x {size} tiles",
-    "resize": "shorter side to {size} by area averaging of what was observed, centre",
-}
 DECODED = 8  # images kept, for the tiles that follow
-LEAST_OBSERVED = 0.5  # share of the pixels averaged into one that must be observed
 SUSPICIOUS = 0.01  # p-value below which masks are said to look dependent on content
 
 
@@ -36,11 +30,11 @@ class IncompleteFolder(Files):
     """
 
     masked = True
+    crop = "non-overlapping {size} x {size} tiles"
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
-        self.bands, self.crop = config.bands, CROPS[config.fit]
-        self.files = incomplete_files(self.path)
+        self.bands, self.files = config.bands, incomplete_files(self.path)
         self.decode = lru_cache(DECODED)(self._decode)
 
     @cached_property
@@ -62,9 +56,7 @@ class IncompleteFolder(Files):
             seen = np.repeat([[0], [255]], self.bands, axis=1)
         tops, lefts = (range(0, side - self.size + 1, self.size) for side in image.observed.shape)
         ids = [f"{name}#{top},{left}" for top in tops for left in lefts]
-        if not ids or self.config.fit == "resize":
-            ids = [f"{name}#0,0"]
-        return ids, np.stack([seen.min(axis=0), seen.max(axis=0)])
+        return ids or [f"{name}#0,0"], np.stack([seen.min(axis=0), seen.max(axis=0)])
 
     @cached_property
     def ids(self) -> list[str]:  # type: ignore[override]
@@ -81,8 +73,7 @@ class IncompleteFolder(Files):
 
     def _decode(self, path: Path) -> Incomplete:
         config = self.config
-        most = config.max_pixels or MAX_PIXELS
-        image = read_incomplete(path, config.missing, config.missing_value, most)
+        image = read_incomplete(path, config.missing, config.missing_value)
         if (bands := image.values.shape[2]) != self.bands:
             raise DataError(f"{path}: {bands} bands, not {self.bands}: set bands to it")
         return image
@@ -93,11 +84,8 @@ class IncompleteFolder(Files):
         image, (top, left) = self.decode(self.path / name), map(int, place.split(","))
         if (side := min(image.observed.shape)) < self.size:
             raise DataError(f"{side} px of it, smaller than the {self.size} px tiles")
-        if self.config.fit == "resize":
-            values, observed = _shrink(image, self.size)
-        else:
-            window = np.s_[top : top + self.size, left : left + self.size]
-            values, observed = image.values[window].astype(float), image.observed[window]
+        window = np.s_[top : top + self.size, left : left + self.size]
+        values, observed = image.values[window].astype(float), image.observed[window]
         low, high = np.array(self.limits).T  # (C,) each
         levels = ((values - low) / (high - low) * 255).round().clip(0, 255)
         return np.where(observed[..., None], levels, 0).astype(np.uint8), observed
@@ -106,16 +94,6 @@ class IncompleteFolder(Files):
         """Changes with the names, sizes and dates of the files and of their masks."""
         files = sorted(p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file())
         return fingerprint_of_files(self.path, [p.as_posix() for p in files])
-
-
-def _shrink(image: Incomplete, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values (size, size, C) and observed (size, size): averages over the observed pixels."""
-    seen = image.observed[..., None]
-    planes = np.concatenate([seen, np.where(seen, image.values, 0)], axis=2, dtype=np.float32)
-    pictures = [Image.fromarray(plane) for plane in np.moveaxis(planes, 2, 0)]
-    shrunk = [ImageOps.fit(p, (size, size), Image.Resampling.BOX) for p in pictures]
-    weight, *sums = (np.asarray(p, dtype=float) for p in shrunk)
-    return np.stack(sums, axis=2) / np.maximum(weight, 1e-9)[..., None], weight >= LEAST_OBSERVED
 
 
 def describe(data: Prepared, split: str = "training") -> tuple[str, np.ndarray]:
@@ -141,10 +119,8 @@ def describe(data: Prepared, split: str = "training") -> tuple[str, np.ndarray]:
         f"Spearman's correlation of missing share and brightness: {rho:+.2f} (p = {p:.2g})",
     ]
     if never := (observed_by == 0).sum():
-        lines.append(
-            f"WARNING: {never} of {observed_by.size} pixels are observed in no image: no method "
-            "can learn what is there"
-        )
+        where = f"{never} of {observed_by.size} pixels are observed in no image"
+        lines.append(f"WARNING: {where}: no method can learn what is there")
     if p < SUSPICIOUS:
         lines.append("WARNING: masks look dependent on content, which no method accounts for")
     return "\n".join(lines), observed_by

@@ -84,7 +84,7 @@ def over_images(scores: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     of, where coverage is a number; DataError if there is none."""
     counts = ~scores["coverage_50"].isnan()
     if not counts.any():
-        raise DataError("no fresh mask hides a part of the hold-out: try mask_shift or mask_flips")
+        raise DataError("no fresh mask hides a part of the hold-out: try mask_flips")
     return {k: bootstrap_ratio(v[counts].double().numpy()) for k, v in scores.items()}
 
 

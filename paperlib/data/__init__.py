@@ -1,3 +1,1 @@
 """Images: where they come from, how they are prepared once, and what a method may see of them."""
-
-from paperlib.data import archives as archives  # it adds its sources to SOURCES

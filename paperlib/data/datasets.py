@@ -20,10 +20,7 @@ from paperlib.data.prepare import Prepared, load_prepared
 from paperlib.errors import DataError
 
 ALL = slice(None)
-TOGETHER = (
-    "corruption observed and dataset incomplete go together, and evaluation and the methods paired "
-    "and unpaired need complete images"
-)
+TOGETHER = "dataset incomplete goes with corruption observed alone, and not with complete images"
 
 
 class ObservedMasks(MaskLaw):
@@ -34,13 +31,12 @@ class ObservedMasks(MaskLaw):
     Args:
         masks: (N, 1, H, W) bool, True = observed; DataError where all are equal.
         flips: flip each mask left to right and top to bottom with probability 1/2.
-        shift: move each mask by up to so many pixels, around the edges.
     """
 
-    def __init__(self, masks: Tensor, flips: bool = False, shift: int = 0) -> None:
+    def __init__(self, masks: Tensor, flips: bool = False) -> None:
         if (masks == masks[:1]).all():
             raise DataError("dataset incomplete: all masks are equal: at least two must differ")
-        self.masks, self.flips, self.shift = masks, flips, shift
+        self.masks, self.flips = masks, flips
 
     def sample(
         self, n: int, size: int, generator: torch.Generator, own: Tensor | None = None
@@ -56,11 +52,6 @@ class ObservedMasks(MaskLaw):
             across, down = torch.rand(2, n, 1, 1, 1, **random) < 0.5
             masks = torch.where(across, masks.flip(3), masks)
             masks = torch.where(down, masks.flip(2), masks)
-        if self.shift:
-            dy, dx = torch.randint(-self.shift, self.shift + 1, (2, n, 1, 1), **random)
-            image, row, column = (torch.arange(k, device=generator.device) for k in (n, size, size))
-            moved = (row[:, None] + dy) % size, (column + dx) % size  # (n, H, 1), (n, 1, W)
-            masks = masks[image[:, None, None], 0, *moved].unsqueeze(1)
         return masks.float()
 
     def interior_border(self, size: int) -> int:
@@ -80,7 +71,7 @@ def law_of(config: EvaluationConfig) -> MaskLaw:
     if (masks := data.masks()) is None:
         raise DataError(f"{data.folder} holds complete images: {TOGETHER}")
     rows = torch.from_numpy(masks[data.indices("training")]).unsqueeze(1)
-    return ObservedMasks(rows, config.mask_flips, config.mask_shift)
+    return ObservedMasks(rows, config.mask_flips)
 
 
 class Batches:
@@ -96,9 +87,8 @@ class Batches:
     def __init__(
         self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
     ) -> None:
-        masks, is_computed = data.masks(), isinstance(law, ComputedMasks)
-        is_shown_whole = not isinstance(self, Observations)
-        if is_computed != (masks is None) or (masks is not None and is_shown_whole):
+        masks, is_observed = data.masks(), isinstance(law, ObservedMasks)
+        if is_observed != (masks is not None) or is_observed > isinstance(self, Observations):
             raise DataError(f"{data.folder}: {TOGETHER}")
         self._rows, self._law, self._mask_seed = data.indices(split), law, mask_seed
         self._device = torch.device(device)
@@ -114,7 +104,7 @@ class Batches:
         self._kept = [self._upload(array[self._rows]) for array in self._arrays]
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, ...]:
-        """Images (B, C, H, W) in [-1, 1] and masks (B, 1, H, W) of rows of the split."""
+        """What is shown of the B images in ``rows`` of the split."""
         raise NotImplementedError
 
     def batches(
@@ -146,57 +136,50 @@ class Batches:
         return x, self._law.for_ids(masks, x.shape[-1], self._mask_seed, self._device)
 
     def _upload(self, array: np.ndarray) -> Tensor:
-        """To the device; to a GPU by pinned memory, without waiting for it."""
         tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":
+        if self._device.type == "cuda":  # by pinned memory, without waiting for it
             tensor = tensor.pin_memory()
         return tensor.to(self._device, non_blocking=True)
 
 
 class Observations(Batches):
-    """What unsupervised training sees: observations and masks, never a complete image."""
+    """What unsupervised training sees, never a complete image: y (B, C, H, W) in [-1, 1], 0 where
+    missing, and m (B, 1, H, W)."""
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """y (B, C, H, W) in [-1, 1], 0 where missing, and m (B, 1, H, W)."""
         x, m = self._complete(rows)
         return corrupt(x, m), m
 
 
 class CompleteImages(Batches):
-    """Complete images and their masks, for evaluation (and for no unsupervised training)."""
+    """Complete images and their masks (x, m), for evaluation (and for no unsupervised training)."""
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """x (B, C, H, W) in [-1, 1] and m (B, 1, H, W)."""
         return self._complete(rows)
 
 
 class PairedCompleteImages(Batches):
-    """SUPERVISED: observations, each with the complete image that it was made from (Paired)."""
+    """SUPERVISED (Paired): observations, each with the image that it was made from: (y, m, x)."""
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """y, m and x, (B, C, H, W), (B, 1, H, W), (B, C, H, W)."""
         x, m = self._complete(rows)
         return corrupt(x, m), m, x
 
 
 class UnpairedCompleteImages(Batches):
-    """SUPERVISED: observations of one half of the split, complete images of the other (Unpaired).
-
-    No image is seen both ways: rows 0, 2, 4, ... are observed, rows 1, 3, 5, ... complete.
-    """
+    """SUPERVISED (Unpaired): observations y, m of rows 0, 2, 4, ..., and the complete images x of
+    rows 1, 3, 5, ... of the split: no image is seen both ways."""
 
     def __len__(self) -> int:
         return super().__len__() // 2
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """y and m of the images 2 * rows of the split, and the complete images 2 * rows + 1."""
         x, m = self._complete(2 * rows)
         return corrupt(x, m), m, self._complete(2 * rows + 1)[0]
 
 
-DATA_SETS: dict[str, type[Batches]] = {
+DATA_SETS: dict[str, type[Batches]] = {  # by what a method learns from
     "observations": Observations,
     "paired": PairedCompleteImages,
     "unpaired": UnpairedCompleteImages,
 }
-"""By what a method learns from."""

