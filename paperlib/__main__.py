@@ -41,8 +41,6 @@ def describe(profile: Profile) -> None:
     from paperlib.data.prepare import prepare
 
     config, _ = _runs(profile)[0]
-    if config.dataset != "incomplete":
-        raise ConfigurationError(f"{profile} has complete images: there is nothing to describe")
     print(describe(prepare(config.data))[0])
 
 
@@ -76,11 +74,8 @@ def references(profile: Profile, corruption: str | None = None) -> None:
     from paperlib.evaluation.references import ROWS
 
     configs = {run.corruption: run.evaluation for run, _ in _runs(profile)}
-    if corruption not in (None, *configs):
-        known = ", ".join(configs)
-        raise ConfigurationError(f"no corruption {corruption!r} in {profile}; known: {known}")
     folder = paths.RESULTS / Path(profile).stem / "references"
-    for config in [configs[corruption]] if corruption else configs.values():
+    for config in _chosen(configs, corruption):
         prepare(config.data)
         for name in ROWS:
             evaluate_reference(name, config, folder / f"{config.corruption}-{name}.json")
@@ -169,11 +164,15 @@ def _runs(profile: str, pairs: Pairs = None, run: Name = None) -> list[tuple[Any
     runs = load_profile(profile)
     if changes:
         runs = [RunConfig.parse(config.model_dump() | changes, "--set") for config in runs]
-    names = [config.name for config in runs]
-    if run not in (None, *names):
-        raise ConfigurationError(f"no run {run!r}; known: {', '.join(names)}")
     folder = paths.runs(Path(profile).stem)
-    return [(config, folder / config.name) for config in runs if run in (None, config.name)]
+    return _chosen({config.name: (config, folder / config.name) for config in runs}, run)
+
+
+def _chosen(known: dict[str, Any], name: str | None) -> list[Any]:
+    """The one called ``name``, or without it all."""
+    if name not in (None, *known):
+        raise ConfigurationError(f"no {name!r}; known: {', '.join(known)}")
+    return [known[name]] if name else [*known.values()]
 
 
 def _parsed(pairs: list[str], form: str, as_yaml: str) -> dict[str, Any]:
@@ -199,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
-    words = sys.argv[1:] if arguments is None else [*arguments]
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         with get_command(app).make_context("python -m paperlib", words) as context:
             return context.command.invoke(context) or 0

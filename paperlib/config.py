@@ -86,12 +86,10 @@ class DataConfig(_Checked):
 
         Named by what differs from the defaults, so that a new key leaves older folders theirs.
         """
+        name = f"{self.dataset}-{self.size}"
         default = DataConfig(dataset=self.dataset, size=self.size)
-        keys = [k for k in DataConfig.model_fields if getattr(self, k) != getattr(default, k)]
-        if not keys:
-            return f"{self.dataset}-{self.size}"
-        values = json.dumps({key: getattr(self, key) for key in keys})
-        return f"{self.dataset}-{self.size}-{fold(values) % 16**6:06x}"
+        other = {k: getattr(self, k) for k, v in default if getattr(self, k) != v}
+        return f"{name}-{fold(json.dumps(other)) % 16**6:06x}" if other else name
 
 
 class EvaluationConfig(DataConfig):

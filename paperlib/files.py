@@ -1,4 +1,4 @@
-"""Writing so that nothing is lost: a file is complete or absent, and one process writes it."""
+"""Writing so that nothing is lost: a file or folder is complete or absent."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from paperlib.errors import DiskFull
 
-from paperlib.errors import DiskFull, RunError
-
-# As the system, safetensors and NumPy say it
-NO_ROOM = ("No space left on device", "Disk quota exceeded", " requested and ")
+NO_ROOM = ("No space left on device", "Disk quota exceeded", " requested and ")  # NumPy's
 
 
 @contextmanager
@@ -29,10 +26,9 @@ def _draft_of(path: Path) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
         os.replace(draft, path)
     except Exception as error:
-        if any(words in str(error) for words in NO_ROOM):
-            what = "the disk is full, or your share of it: make room and run it again"
-            raise DiskFull(f"{path} could not be written: {what}") from error
-        raise
+        if not any(words in str(error) for words in NO_ROOM):
+            raise
+        raise DiskFull(f"{path} could not be written: the disk is full: make room") from error
     finally:
         _remove(draft)
 
@@ -63,21 +59,6 @@ def flush(path: Path) -> None:
     """Wait until a file is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-@contextmanager
-def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Within, no other process holds the lock file ``path``; it ends with its owner.
-
-    Where another one does, ``wait`` for it, or raise RunError that says ``what`` is in use.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(path).acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise RunError(f"{what} is in use by another process: wait, or stop it") from None
-    with lock:
-        yield
 
 
 def remove_drafts(folder: Path, name: str = "*") -> None:

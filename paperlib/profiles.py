@@ -7,7 +7,7 @@ runs, and under ``overrides`` the keys that differ at some points of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ def run_of_profile(
 
     ``changes`` are any other keys, with the last word. Raises ConfigurationError as ``load_profile``.
     """
-    path, shared, matrix, overrides = _read_profile(profile)
+    matrix, run_at = _read_profile(profile)
     point = {key: values[0] for key, values in matrix.items()}
     point |= {"corruption": corruption, "method": method, "seed": seed}
-    return RunConfig.parse(_at(point, shared, overrides) | dict(changes or {}), str(path))
+    return run_at(point, dict(changes or {}))
 
 
 def load_profile(profile: str) -> list[RunConfig]:
@@ -37,15 +37,13 @@ def load_profile(profile: str) -> list[RunConfig]:
     Raises:
         ConfigurationError: no such profile, a wrong key, which it names, or two runs of one name.
     """
-    path, shared, matrix, overrides = _read_profile(profile)
-    runs: dict[str, RunConfig] = {}
-    for values in itertools.product(*matrix.values()):
-        point = dict(zip(matrix, values, strict=True))
-        run = RunConfig.parse(_at(point, shared, overrides), str(path))
-        if run.name in runs:
-            raise ConfigurationError(f"{path}: two runs are called {run.name}, e.g. {point}")
-        runs[run.name] = run
-    return list(runs.values())
+    matrix, run_at = _read_profile(profile)
+    points = itertools.product(*matrix.values())
+    runs = [run_at(dict(zip(matrix, values, strict=True)), {}) for values in points]
+    names = [run.name for run in runs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigurationError(f"{profile}: two runs are called {min(twice)}")
+    return runs
 
 
 def evaluation_configs(profile: str) -> list[EvaluationConfig]:
@@ -53,20 +51,8 @@ def evaluation_configs(profile: str) -> list[EvaluationConfig]:
     return list({run.corruption: run.evaluation for run in load_profile(profile)}.values())
 
 
-def _at(point: dict[str, Any], shared: dict, overrides: dict) -> dict[str, Any]:
-    """The keys at a point of the matrix; of the overrides that fit it the last one wins.
-
-    E.g. overrides: {drop_pixel: {lambda_z: 2.0}, drop_pixel misgan: {lr_g: 1e-4}}.
-    """
-    keys, values = shared | point, {str(value) for value in point.values()}
-    for where, changes in overrides.items():
-        if set(str(where).split()) <= values:
-            keys |= changes
-    return keys
-
-
-def _read_profile(profile: str) -> tuple[Path, dict, dict, dict]:
-    """(file, keys that all runs share, matrix, overrides)."""
+def _read_profile(profile: str) -> tuple[dict[str, list], Callable[[dict, dict], RunConfig]]:
+    """The matrix, and what makes the run at a point of it, with changes."""
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else paths.config(profile)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in paths.CONFIGS.glob("*.yaml")))
@@ -85,4 +71,14 @@ def _read_profile(profile: str) -> tuple[Path, dict, dict, dict]:
     named = {str(value) for values in matrix.values() for value in values}
     if unknown := {word for key in overrides for word in str(key).split()} - named:
         raise ConfigurationError(f"{path}: overrides of {min(unknown)}, which is not in the matrix")
-    return path, shared, matrix, overrides
+
+    def run_at(point: dict[str, Any], changes: dict[str, Any]) -> RunConfig:
+        """E.g. overrides: {drop_pixel: {lambda_z: 2.0}, drop_pixel misgan: {lr_g: 1e-4}}; of those
+        that fit the point the last one wins."""
+        keys, values = shared | point, {str(value) for value in point.values()}
+        for where, changed in overrides.items():
+            if set(str(where).split()) <= values:
+                keys |= changed
+        return RunConfig.parse(keys | changes, str(path))
+
+    return matrix, run_at

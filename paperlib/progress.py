@@ -19,9 +19,8 @@ LINE = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
 class _Lines(text_bar):
     """A bar whose every drawing is a line of its own: a log is not a terminal."""
 
-    @staticmethod
-    def status_printer(file: Any) -> Any:
-        return lambda text: (file.write(f"{text}\n"), file.flush()) if text else None
+    def display(self, *_: Any, **__: Any) -> None:
+        print(self, file=sys.stderr, flush=True)
 
 
 def progress_bar(total: int, label: str, done: int = 0, items: Iterable[Any] | None = None) -> Any:

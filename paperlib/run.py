@@ -2,7 +2,7 @@
 
     RUN/config.json            the configuration, checked when the run goes on
     RUN/log.jsonl              one line every few steps
-    RUN/checkpoint.pt          all that training needs to go on; checkpoint-before.pt: the one before
+    RUN/checkpoint.pt          all that training needs to go on
     RUN/generator.safetensors  the averaged G
     RUN/snapshots/             the averaged G on the way
     RUN/record.json            of the training; evaluation.json: the numbers of the tables;
@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import warnings
 import zipfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,10 +32,8 @@ from paperlib.config import BOOKKEEPING, EvaluationConfig, RunConfig
 from paperlib.core.baselines import GENERATORS
 from paperlib.data.prepare import Prepared, load_prepared
 from paperlib.errors import RunError
-from paperlib.files import flush, locked, remove_drafts, write_atomically
+from paperlib.files import flush, remove_drafts, write_atomically
 from paperlib.records import file_checksum, read_json, read_record, write_json, write_record
-
-CHECKPOINTS = ("checkpoint.pt", "checkpoint-before.pt")  # the last one, and the one before
 
 
 def refuse_other_configuration(path: Path, theirs: dict, config: EvaluationConfig) -> None:
@@ -61,7 +59,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._log = self.folder / "log.jsonl"
+        self._log, self._checkpoint = self.folder / "log.jsonl", self.folder / "checkpoint.pt"
 
     @classmethod
     def begin(cls, folder: Path, config: RunConfig) -> Run:
@@ -74,16 +72,20 @@ class Run:
             remove_drafts(place)
         return cls(folder)
 
-    def lock(self, name: str = "lock") -> AbstractContextManager[None]:
+    @contextmanager
+    def lock(self, name: str = "lock") -> Iterator[None]:
         """One process at a time; RunError where another one works here."""
-        return locked(self.folder / name, str(self.folder))
+        try:
+            lock = FileLock(self.folder / name).acquire(timeout=0)
+        except Timeout:
+            raise RunError(f"{self.folder} is in use by another process: stop it") from None
+        with lock:
+            yield
 
     @cached_property
     def config(self) -> RunConfig:
         """The configuration; RunError or ConfigurationError where none can be read."""
         path = self.folder / "config.json"
-        if not path.is_file():
-            raise RunError(f"{self.folder} is not a run directory: it has no config.json")
         return RunConfig.parse(read_json(path), str(path))
 
     @property
@@ -157,29 +159,22 @@ class Run:
             file.write(json.dumps(values) + "\n")
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
-        """Write checkpoint.pt, and keep the one before; the log is flushed first."""
+        """Write the checkpoint; the log is flushed first."""
         flush(self._log)
         buffer = io.BytesIO()  # torch.save itself does not say that a disk is full
         torch.save({"step": step, "log_bytes": self._log.stat().st_size} | state, buffer)
-        last, before = (self.folder / name for name in CHECKPOINTS)
-        if last.is_file():
-            os.replace(last, before)
-        write_atomically(last, lambda draft: draft.write_bytes(buffer.getvalue()))
+        write_atomically(self._checkpoint, lambda draft: draft.write_bytes(buffer.getvalue()))
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint that is whole, or None where there is none; the log is cut to it.
+        """The last checkpoint, or None where there is none; the log is cut to it.
 
-        Where all are damaged, RunError, and nothing is deleted.
+        Where it is damaged, RunError, and nothing is deleted.
         """
-        found = [self.folder / name for name in CHECKPOINTS if (self.folder / name).is_file()]
-        whole = [path for path in found if _is_whole(path)]
-        if found and not whole:
-            raise RunError(f"every checkpoint in {self.folder} is damaged: delete them")
-        for path in found:
-            if path not in whole:
-                warnings.warn(f"{path} is damaged and deleted, the other one is used", stacklevel=2)
-                path.unlink()
-        state = torch.load(whole[0], map_location="cpu", weights_only=True) if whole else {}
+        state: dict[str, Any] = {}
+        if self._checkpoint.is_file():
+            if not _is_whole(self._checkpoint):
+                raise RunError(f"{self._checkpoint} is damaged: delete it to begin anew")
+            state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
         with self._log.open("a") as file:
             file.truncate(min(file.tell(), state.get("log_bytes", 0)))
         return state or None
@@ -194,8 +189,14 @@ class Run:
             if (self.folder / f"{name}.safetensors").is_file():
                 self._check_weights(name, record)
         for path in (self.folder / "evaluation.json", self.folder / "selection.json"):
-            if path.is_file():
-                self._check_measured(path, record)
+            if not path.is_file():
+                continue
+            measured = read_record(path)
+            refuse_other_configuration(path, measured.get("config", {}), self.config)
+            rests_on = measured | measured.get("rests_on", {})
+            for key in ("generator_checksum", "data_checksum"):
+                if rests_on.get(key) != record.get(key):
+                    raise RunError(f"{path} is stale: the training has another {key}")
         check_data(self.folder / "record.json", record, self.config)
 
     def _check_weights(self, name: str, trained: dict[str, Any]) -> None:
@@ -204,24 +205,13 @@ class Run:
             again = f"delete {self.folder} and train it again"
             raise RunError(f"{path} is not what record.json describes: {again}")
 
-    def _check_measured(self, path: Path, trained: dict[str, Any]) -> None:
-        """Of a record of what was measured on the trained generator."""
-        record = read_record(path)
-        refuse_other_configuration(path, record.get("config", {}), self.config)
-        rests_on = record | record.get("rests_on", {})
-        for key in ("generator_checksum", "data_checksum"):
-            if rests_on.get(key) != trained.get(key):
-                raise RunError(f"{path} is stale: the training has another {key}: make it again")
-
 
 def check_data(path: Path, record: dict[str, Any], config: EvaluationConfig) -> None:
     """RunError if a record in ``path`` rests on other data than are prepared now, if they are."""
     folder = paths.DATA / config.data.folder
-    if not (folder / "manifest.json").is_file():
-        return
-    if load_prepared(config.data).checksum != record.get("data_checksum"):
-        again = "prepare those, or run again"
-        raise RunError(f"{path} is stale, it rests on other data than {folder} now holds: {again}")
+    is_prepared = (folder / "manifest.json").is_file()
+    if is_prepared and load_prepared(config.data).checksum != record.get("data_checksum"):
+        raise RunError(f"{path} is stale, it rests on other data than {folder} now holds")
 
 
 def _snapshot(step: int) -> str:

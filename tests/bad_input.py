@@ -180,7 +180,7 @@ RUN, FILL = "results/tiny/runs/small_patch-both-seed0", "inpaint run x.png out"
 AGAIN = "train tiny.yaml --set seed=5"
 ON_DISK = {
     "config cut": ("run/config.json", cut, FILL, "config.json is damaged"),
-    "config gone": ("run/config.json", Path.unlink, FILL, "no config.json"),
+    "config gone": ("run/config.json", Path.unlink, FILL, "config.json is missing"),
     "config of another run": ("run/config.json", edited(nz=3), FILL, "nz: 8, now 3"),
     "record cut": ("run/record.json", cut, FILL, "record.json is damaged"),
     "record edited": ("run/record.json", edited(seconds=1), FILL, "record.json was altered"),
@@ -213,7 +213,7 @@ COMMANDS = {
     "train used": "no profile 'used'",
     "evaluate smoke --run nope": "drop_pixel-both-seed0",
     "evaluate smoke --run drop_pixel-both-seed0": "drop_pixel-both-seed0",
-    "references smoke --corruption blur": "known: small_patch",
+    "references smoke --corruption blur": "no 'blur'",
     "train smoke --set steps": "expected KEY=VALUE",
     "train smoke --set steps=[": "not valid YAML",
     "train smoke --set nokey=1": "unknown key 'nokey'",
@@ -222,9 +222,8 @@ COMMANDS = {
     f"{SELECT} nz=1 nz=2": "each key once",
     f"{SELECT} nokey=1": "unknown key 'nokey'",
     f"{SELECT} size=16,32": "size cannot vary",
-    "describe smoke": "complete images",
     "verify used": "no results",
-    "inpaint used x.png out": "used is not",
+    "inpaint used x.png out": "used/config.json is missing",
     "inpaint run nope out": "nope does not exist",
     "inpaint run used out": "no image",
     "inpaint run used/mine.txt out": "suffix",

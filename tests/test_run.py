@@ -14,7 +14,7 @@ from paperlib.config import BOOKKEEPING
 from paperlib.data.prepare import load_prepared
 from paperlib.errors import RunError
 from paperlib.records import provenance, read_json, write_json, write_record
-from paperlib.run import CHECKPOINTS, Run, plain_generator
+from paperlib.run import Run, plain_generator
 
 CONFIG = tiny(steps=8, snapshots=2)
 
@@ -115,23 +115,17 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_checkpoint_falls_back_to_the_one_before(run, damage):
-    last, before = (run.folder / name for name in CHECKPOINTS)
-    content = last.read_bytes()
-    last.write_bytes(DAMAGE[damage](content))
-    assert last.read_bytes() != content
-    with pytest.warns(UserWarning, match=f"{last} is damaged"):
-        state = run.load_checkpoint()
-    assert state["step"] == 3 and state["weights"].eq(3).all()
-    assert [line["step"] for line in run.log()] == [1, 2, 3]  # training writes the rest again
-    assert before.is_file() and not last.is_file()  # which would have taken its place
-
-
-def test_run_with_all_checkpoints_damaged_is_refused_and_kept(run):
-    for name in CHECKPOINTS:
-        (run.folder / name).write_bytes(b"PK")
+def test_damaged_checkpoint_is_refused_and_kept(run, damage):
+    run.append_to_log({"step": 5})
+    path = run.folder / "checkpoint.pt"
+    content = path.read_bytes()
+    state = run.load_checkpoint()
+    assert state["step"] == 4 and state["weights"].eq(4).all()
+    assert [line["step"] for line in run.log()] == [1, 2, 3, 4]  # training writes the rest again
+    path.write_bytes(DAMAGE[damage](content))
+    assert path.read_bytes() != content
     before = state_of(run.folder)
-    with pytest.raises(RunError, match=f"every checkpoint in {run.folder}"):
+    with pytest.raises(RunError, match=f"{path} is damaged"):
         run.load_checkpoint()
     assert state_of(run.folder) == before
 

@@ -21,7 +21,7 @@ from paperlib.core.corruption import mask_law
 from paperlib.data.prepare import load_prepared
 from paperlib.errors import Diverged, RunError
 from paperlib.records import file_checksum, read_record
-from paperlib.run import CHECKPOINTS, Run, plain_generator
+from paperlib.run import Run, plain_generator
 from paperlib.training.averages import RunningAverage
 from paperlib.training.loop import train
 
@@ -127,7 +127,7 @@ def test_record_says_where_the_run_comes_from_and_nothing_is_left_half_written(
     assert not (paths.ROOT / ".git").exists() or len(record["commit"].removesuffix("-dirty")) == 40
     assert record["seconds"] > first  # over both parts
     assert record["generator_checksum"] == file_checksum(folder / "generator.safetensors")
-    left = {path.name for path in folder.iterdir()} - {"lock", *CHECKPOINTS}
+    left = {path.name for path in folder.iterdir()} - {"lock", "checkpoint.pt"}
     assert left == {"config.json", "log.jsonl", "generator.safetensors", "record.json", "snapshots"}
     Run(folder).check()
     # and it is not trained again

@@ -107,7 +107,8 @@ def describe(data: Prepared, split: str = "training") -> tuple[str, np.ndarray]:
     from scipy.stats import spearmanr
 
     rows, images, every = np.sort(data.indices(split)), data.images(), data.masks()
-    assert every is not None, "complete images: there is nothing to describe"
+    if every is None:
+        raise DataError(f"{data.folder} holds complete images: there is nothing to describe")
     masks = every[rows]  # (n, size, size) bool
     missing, observed_by = 1 - masks.mean(axis=(1, 2)), masks.mean(axis=0)
     brightness = np.array([images[row][m].mean() for row, m in zip(rows, masks, strict=True)])

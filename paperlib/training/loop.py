@@ -53,7 +53,7 @@ def train(
 
     Raises:
         RunError: the directory belongs to another configuration or is in use by another process,
-            every checkpoint is damaged, or the training diverged (``errors.Diverged``).
+            its checkpoint is damaged, or the training diverged (``errors.Diverged``).
         DataError: the data set is not prepared, or is another than the run began with.
         OSError: the disk is full; what was written before is intact.
         KeyboardInterrupt: by Ctrl-C or SIGTERM, after a checkpoint.
