@@ -172,9 +172,13 @@ class Run:
         """
         state: dict[str, Any] = {}
         if self._checkpoint.is_file():
-            if not _is_whole(self._checkpoint):
-                raise RunError(f"{self._checkpoint} is damaged: delete it to begin anew")
-            state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+            try:
+                with zipfile.ZipFile(self._checkpoint) as parts:
+                    if parts.testzip():  # torch.load does not look at their checksums
+                        raise ValueError
+                state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+            except Exception:  # damaged headers may raise nearly anything
+                raise RunError(f"{self._checkpoint} is damaged: delete it to begin anew") from None
         with self._log.open("a") as file:
             file.truncate(min(file.tell(), state.get("log_bytes", 0)))
         return state or None
@@ -221,12 +225,3 @@ def _snapshot(step: int) -> str:
 def _save_weights(path: Path, net: nn.Module) -> None:
     weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     write_atomically(path, lambda draft: save_file(weights, draft))
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether its parts have the checksums that a zip archive, as torch.save writes, has of them."""
-    try:
-        with zipfile.ZipFile(checkpoint) as parts:
-            return parts.testzip() is None
-    except Exception:  # damaged headers may raise nearly anything
-        return False

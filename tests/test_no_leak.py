@@ -116,11 +116,8 @@ def write_incomplete_files(folder: Path, rule: str, garbage: int) -> None:
 
 
 @pytest.mark.parametrize("rule", ["alpha", "nan"])
-@pytest.mark.parametrize("fit", ["crop", "resize"])
-def test_preparing_incomplete_images_lets_nothing_under_the_holes_through(
-    empty_workspace, rule, fit
-):
-    about = {"dataset": "incomplete", "size": 16, "missing": rule, "fit": fit, "test": 0}
+def test_preparing_incomplete_images_lets_nothing_under_the_holes_through(empty_workspace, rule):
+    about = {"dataset": "incomplete", "size": 16, "missing": rule, "test": 0}
     one, other = (empty_workspace / name for name in ("one", "other"))
     for garbage, folder in enumerate((one, other)):
         write_incomplete_files(folder, rule, garbage)

@@ -101,7 +101,10 @@ class Batches:
 
     def keep_on_device(self) -> None:
         """Keep the ``nbytes`` of the split on the device; else it is read batch by batch."""
-        self._kept = [self._upload(array[self._rows]) for array in self._arrays]
+        self._kept = [self._read(array, self._rows) for array in self._arrays]
+
+    def _read(self, array: np.ndarray, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(array[rows]).to(self._device)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         """What is shown of the B images in ``rows`` of the split."""
@@ -126,20 +129,14 @@ class Batches:
     def _complete(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) in [-1, 1], 0 where it is really missing, and m (B, 1, H, W)."""
         if self._kept:
-            places = self._upload(rows)
+            places = torch.tensor(rows, device=self._device)
             levels, masks = (array[places] for array in self._kept)
         else:
-            levels, masks = (self._upload(array[self._rows[rows]]) for array in self._arrays)
+            levels, masks = (self._read(array, self._rows[rows]) for array in self._arrays)
         x = (levels.float() / 127.5 - 1).permute(0, 3, 1, 2)  # channels_last already
         if not isinstance(self._law, ComputedMasks):
             return x, masks.float().unsqueeze(1)
         return x, self._law.for_ids(masks, x.shape[-1], self._mask_seed, self._device)
-
-    def _upload(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":  # by pinned memory, without waiting for it
-            tensor = tensor.pin_memory()
-        return tensor.to(self._device, non_blocking=True)
 
 
 class Observations(Batches):
