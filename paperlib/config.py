@@ -17,6 +17,7 @@ from paperlib.core.corruption import CORRUPTIONS
 from paperlib.errors import ConfigurationError
 from paperlib.seeds import fold
 
+Widths = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
 REMOVED_IN_0_2 = {
     "discriminator_sees": None,  # method mask_aware shows D both masks
     "z_injection": "norm",  # z enters by conditional BatchNorm
@@ -131,9 +132,9 @@ class RunConfig(EvaluationConfig):
     nz: int = Field(8, ge=1)
     patch: int = Field(2, ge=1)  # pixels folded into channels, per side
     attention: int = Field(8, ge=0)  # side of the feature map with self-attention; 0: none
-    g_channels: list[int] = [16, 32]
-    d_channels: list[int] = [16, 32, 32]
-    e_channels: list[int] = [16, 16, 16]
+    g_channels: Widths = [16, 32]
+    d_channels: Widths = [16, 32, 32]
+    e_channels: Widths = [16, 16, 16]
     z_start: float = Field(0.0, ge=0)  # deviation of the maps from z at the start; 0: z unused
     output_channels: int = Field(0, ge=0)  # of two convolutions at full resolution; 0: none
     start_from_fill: bool = True  # G adds to a smooth guess; False: the paper's plain G
@@ -190,10 +191,7 @@ class RunConfig(EvaluationConfig):
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
         for key in ("g_channels", "d_channels", "e_channels"):
-            channels = getattr(self, key)
-            factor = self.patch * 2 ** (len(channels) - 1)
-            if not channels or min(channels) < 1:
-                raise ValueError(f"{key} must list at least one positive width")
+            factor = self.patch * 2 ** (len(getattr(self, key)) - 1)
             if self.size % factor or self.size < 2 * factor:
                 what = f"size {self.size}: patch and {key} need a multiple of {factor}"
                 raise ValueError(f"{what}, twice or more")

@@ -111,7 +111,7 @@ KEYS = {
     "key 'discriminator_sees': removed in": {"discriminator_sees": "own_mask"},
     "mine.yaml: key 'steps'": {"steps": "many"},
     "got 1.5": {"steps": 1.5},
-    "g_channels must list": {"g_channels": []},
+    "at least 1 item": {"g_channels": []},
     "greater than or equal to 1": {"steps": 0},
     "finite": {"lambda_y": float("inf")},
     "mask_aware": {"method": "gan"},

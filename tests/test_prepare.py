@@ -13,7 +13,7 @@ from PIL import Image
 from paperlib import paths, seeds
 from paperlib.config import DataConfig
 from paperlib.data.prepare import SPLITS, load_prepared, prepare
-from paperlib.data.sources import SOURCES, BlueMarble, Folder, Source, open_source
+from paperlib.data.sources import SOURCES, BlueMarble, Files, Source, open_source
 from paperlib.errors import DataError
 
 
@@ -150,7 +150,7 @@ def test_failed_preparation_leaves_the_earlier_one_and_no_draft(images, monkeypa
     before = content(config)
     Image.new("RGB", (9, 9)).save(images / "new.png")
     (paths.DATA / f".{config.folder}.999999.draft").mkdir()  # of a process that was killed
-    monkeypatch.setattr(Folder, "read", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(Files, "read", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare(config)
     assert content(config) == before

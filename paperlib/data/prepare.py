@@ -120,7 +120,6 @@ def prepare(config: DataConfig) -> Prepared:
 
 
 def _prepare(source: Source, folder: Path, request: dict[str, Any]) -> None:
-    """Make the folder of the data set, at once and whole."""
     config, ids = source.config, source.ids
     if not ids:
         raise DataError(f"{config.dataset}: no images in {config.source}")
@@ -166,8 +165,7 @@ def _decode_all(source: Source, draft: Path) -> tuple[np.ndarray, dict[str, str]
         for _ in track(done, len(parts), f"decoding {total} images, {AT_ONCE} at a time"):
             if len(failed) > TOLERATED_FAILURES * total:  # hours may be left
                 first = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items())[:3])
-                what = f"{len(failed)} of {total} images cannot be used ({first})"
-                raise DataError(f"{config.dataset}: {what}")
+                raise DataError(f"{len(failed)} of {total} images cannot be used ({first})")
     return usable, dict(sorted(failed.items()))
 
 
@@ -192,19 +190,18 @@ def _split(config: DataConfig, rows: np.ndarray, where: np.ndarray | None) -> di
         raise DataError(f"{config.dataset}: {what} of {n} images for training")
     if where is None or config.split != "auto":
         # Not sorted: the first images of a split are to be typical of it, in figures and tests
-        order = rows if config.split == "file" else rng.permutation(rows)
-        parts = np.split(order, [n - sum(counts), n - counts[1]])
+        ordered = rows if config.split == "file" else rng.permutation(rows)
+        parts = np.split(ordered, [n - sum(counts), n - counts[1]])
         return {name: part.tolist() for name, part in zip(SPLITS, parts, strict=True)}
     where = where[rows]  # (n, 2)
     regions, region_of = np.unique(where // REGION, axis=0, return_inverse=True)
-    splits: dict[str, list[int]] = {name: [] for name in SPLITS}  # numbers of tiles
-    for region in rng.permutation(len(regions)):
-        wanted = zip(("test", "validation"), reversed(counts), strict=True)
-        name = next((name for name, n in wanted if len(splits[name]) < n), "training")
-        splits[name] += np.flatnonzero(region_of.ravel() == region).tolist()
-    given = np.zeros(where.max(axis=0) + 1, bool)  # what of the map test, then validation, has
-    for name in reversed(SPLITS):
+    order, splits = rng.permutation(len(regions)).tolist(), dict[str, list[int]]()
+    given = np.zeros(where.max(axis=0) + 1, bool)  # what of the map the splits before have
+    for name, wanted in (("test", counts[1]), ("validation", counts[0]), ("training", n)):
+        tiles: list[int] = []
+        while order and len(tiles) < wanted:
+            tiles += np.flatnonzero(region_of.ravel() == order.pop(0)).tolist()
         near = maximum_filter(given, 3, mode=("constant", "wrap"))[tuple(where.T)]  # (tiles,)
-        splits[name] = [i for i in splits[name] if not near[i]]
+        splits[name] = [i for i in tiles if not near[i]]
         given[tuple(where[splits[name]].T)] = True
-    return {name: rng.permutation(rows[found]).tolist() for name, found in splits.items()}
+    return {name: rng.permutation(rows[splits[name]]).tolist() for name in SPLITS}

@@ -128,7 +128,10 @@ class BlueMarble(Source):
 
 
 class Files(Source):
-    """Image files that the user has; a base class."""
+    """Any images below a folder (PNG, JPEG, WebP, TIFF; 8 bits a channel); an id is the path.
+
+    Image files that the user has in another form are subclasses.
+    """
 
     crop = "short side resized to {size}, centre {size} x {size} cropped"
 
@@ -138,6 +141,11 @@ class Files(Source):
             what = f"{config.dataset}: {config.source or 'no source'} does not exist"
             raise DataError(f"{what}: set source, the README's table says to what")
         self.path = paths.from_root(config.source)
+
+    @cached_property
+    def ids(self) -> list[str]:  # type: ignore[override]
+        found = (p for p in self.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        return sorted(p.relative_to(self.path).as_posix() for p in found if p.is_file())
 
     def image(self, image_id: str) -> Image.Image:
         """What of an image is used, in RGB; any error if there is none."""
@@ -150,19 +158,7 @@ class Files(Source):
         return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BOX))
 
     def fingerprint(self) -> str:
-        return fingerprint_of_files(self.path, [""])
-
-
-class Folder(Files):
-    """Any images below a folder (PNG, JPEG, WebP, TIFF; 8 bits a channel); an id is the path."""
-
-    @cached_property
-    def ids(self) -> list[str]:  # type: ignore[override]
-        found = (p for p in self.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        return sorted(p.relative_to(self.path).as_posix() for p in found if p.is_file())
-
-    def fingerprint(self) -> str:
-        return fingerprint_of_files(self.path, self.ids)
+        return fingerprint_of_files(self.path, self.ids if self.path.is_dir() else [""])
 
 
 class CelebA(Files):
@@ -200,8 +196,10 @@ class LSUN(Files):
         import lmdb  # here: only 'pip install .[lsun]' brings it along
 
         super().__init__(config)
-        try:  # no lock file: the disk may be read-only; no read-ahead: the values lie scattered
-            self._lmdb = lmdb.open(str(self.path), readonly=True, lock=False, readahead=False)
+        self.path /= "data.mdb"
+        how = {"readonly": True, "lock": False, "readahead": False}  # the values lie scattered
+        try:
+            self._lmdb = lmdb.open(str(self.path), subdir=False, **how)
         except lmdb.Error as error:
             raise DataError(f"lsun: {self.path} is not an LMDB, or damaged ({error})") from None
         with self._lmdb.begin() as transaction:
@@ -218,8 +216,8 @@ SOURCES: dict[str, type[Source]] = {
     "bluemarble": BlueMarble,
     "celeba": CelebA,
     "lsun": LSUN,
-    "recipe1m": Folder,  # the paper's 619,424 images are about those of images/train (619,508)
-    "folder": Folder,
+    "recipe1m": Files,  # the paper's 619,424 images are about those of images/train (619,508)
+    "folder": Files,
 }
 """The data sets by the names that ``dataset:`` takes; 'import paperlib.beyond' adds incomplete."""
 
