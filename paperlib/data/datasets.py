@@ -87,8 +87,9 @@ class Batches:
     def __init__(
         self, data: Prepared, split: str, law: MaskLaw, mask_seed: int, device: torch.device | str
     ) -> None:
-        masks, is_observed = data.masks(), isinstance(law, ObservedMasks)
-        if is_observed != (masks is not None) or is_observed > isinstance(self, Observations):
+        masks, is_computed = data.masks(), isinstance(law, ComputedMasks)
+        is_shown_whole = not isinstance(self, Observations)
+        if is_computed != (masks is None) or (masks is not None and is_shown_whole):
             raise DataError(f"{data.folder}: {TOGETHER}")
         self._rows, self._law, self._mask_seed = data.indices(split), law, mask_seed
         self._device = torch.device(device)
