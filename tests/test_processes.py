@@ -66,7 +66,7 @@ def trained(config: RunConfig, folder: Path, pressed_at: int, found: dict[str, A
         training.loop(None)
     except KeyboardInterrupt as error:
         found["interrupted"] = str(error)
-    found["checkpoints"] = [torch.load(path)["step"] for path in sorted(folder.glob("*.pt"))]
+    found.setdefault("checkpoints", []).append(torch.load(folder / "checkpoint.pt")["step"])
     found["weights"] = [p.detach() for n in vars(method.nets).values() for p in n.parameters()]
 
 
