@@ -212,7 +212,7 @@ def test_bad_images_are_named_and_do_not_stop_the_others(run, tmp_path):
     good = write(folder / "a.jpg", picture(), "mask")
     reasons = {
         write(folder / "a.png", picture(seed=1), "mask"): "would replace those of another a.png",
-        folder / "b.png": "not an image",
+        folder / "b.png": "cannot identify image file",
         folder / "c.png": "nothing says what is missing",
         write(folder / "d.npy", picture(bands=2, dtype=FLOAT), "nan"): "2 bands",
     }
