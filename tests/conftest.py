@@ -19,6 +19,9 @@ os.environ["PAPERLIB_RESULTS"] = f"{SESSION}/results"
 
 # ruff: noqa: E402
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,28 @@ settings.register_profile("fuzz", max_examples=2500, deadline=None)
 settings.load_profile("test")
 
 torch.set_num_threads(1)  # sums keep their order: tests of bit-identity need it
+
+
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--cores", "2"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workflow(request) -> Iterator[tuple[subprocess.Popen, Path] | None]:
+    """The workflow of the smoke profile, for test_workflow, which comes last, and what it says.
+
+    It runs beside the other tests, which leave a core idle.
+    """
+    if not any(item.path.name == "test_workflow.py" for item in request.session.items):
+        yield None
+        return
+    output = Path(SESSION, "workflow.txt")
+    with output.open("w") as file:
+        how = {"cwd": paths.ROOT, "stdout": file, "stderr": file, "start_new_session": True}
+        process = subprocess.Popen([*SNAKEMAKE, "--config", "profile=smoke"], **how)
+    yield process, output
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def smooth_image(rng: np.random.Generator, width: int, height: int) -> Image.Image:
