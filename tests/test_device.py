@@ -37,10 +37,10 @@ def method_of(config: RunConfig, device: torch.device = CPU):
 
 
 def course(device: torch.device = CPU, **changes) -> torch.Tensor:
-    """The losses of ten steps, (10, terms)."""
+    """The losses of five steps, (5, terms)."""
     config = tiny(critic_steps=2, **changes)
     method, losses = method_of(config, device), []
-    for step in range(10):
+    for step in range(5):
         batches = []
         for number in range(method.batches_per_step):
             batch = observations(seed=1000 * step + 10 * number)

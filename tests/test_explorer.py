@@ -18,9 +18,12 @@ from paperlib.run import Run
 RUNS = {name: pretrained.run(name) for name in pretrained.names()[:2]}  # which it opens with
 
 
+IMAGES = pretrained.images()
+
+
 @pytest.fixture
 def explorer(tmp_path):
-    return Explorer(folder=tmp_path / "saved")
+    return Explorer(IMAGES, folder=tmp_path / "saved")
 
 
 def stroke(explorer, start, end):

@@ -5,10 +5,8 @@ The commands' answers to bad files are in test_bad_input, those to random ones i
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -154,29 +152,3 @@ def test_image_that_is_complete_or_does_not_say_what_is_missing(tmp_path):
     assert read_incomplete(path, missing_value=0, max_pixels=H * W).observed.all()
     with pytest.raises(DataError, match="max_pixels"):
         read_incomplete(path, max_pixels=H * W - 1)
-
-
-def saved(mode: str):
-    return lambda path: Image.fromarray(picture()).convert(mode).save(path)
-
-
-def deep(path: Path) -> None:
-    cv2.imwrite(str(path), picture(dtype=np.uint16))
-
-
-@pytest.mark.parametrize(
-    "name, save, part",
-    [
-        ("a.gif", saved("P"), "unknown suffix '.gif'"),
-        ("a.png", saved("P"), "expected grey or RGB"),
-        ("a.png", deep, "16 bits of colour"),
-        ("a.jpg", saved("CMYK"), "CMYK"),
-        ("a.tif", saved("CMYK"), "SEPARATED"),
-        ("a.npy", lambda path: np.save(path, np.full((H, W), np.inf)), "NaN or infinite"),
-        ("a.png", lambda path: None, "No such file"),
-    ],
-)
-def test_what_is_odd_is_refused_and_what_is_wrong_is_said(tmp_path, name, save, part):
-    save(path := write_mask(tmp_path / name))
-    with pytest.raises(DataError, match=f"{re.escape(str(path))}.*{part}"):
-        read_incomplete(path)

@@ -36,20 +36,6 @@ def test_links_lead_to_neighbours_by_number_and_by_title(script, tmp_path):
     assert third.cells[-1].source.startswith(f"← [{title}]")
 
 
-def test_linking_twice_changes_nothing_and_no_other_cell(script, tmp_path):
-    for path in NOTEBOOKS[:2]:
-        shutil.copy(path, tmp_path)
-    for _ in range(2):
-        for path, notebook in script.linked(tmp_path).items():
-            nbformat.write(notebook, path)
-    for path in NOTEBOOKS[:2]:
-        before, after = (
-            [c for c in nbformat.read(p, as_version=4).cells if c.id not in script.IDS]
-            for p in (path, tmp_path / path.name)
-        )
-        assert before == after
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_begins_with_what_how_long_and_what_for_and_ends_with_where_to_go(path):
     cells = nbformat.read(path, as_version=4).cells

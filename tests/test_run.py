@@ -9,7 +9,6 @@ import pytest
 import torch
 from helpers import changed, tiny
 
-from paperlib.beyond import pretrained
 from paperlib.config import BOOKKEEPING
 from paperlib.data.prepare import load_prepared
 from paperlib.errors import RunError
@@ -73,16 +72,6 @@ def test_directory_of_another_configuration_is_refused_naming_the_key(run, key, 
     others = {"resident": True, "log_every": 3, "checkpoint_seconds": 7.0, "threads": 2}
     assert set(others) == BOOKKEEPING  # may change
     assert Run.begin(run.folder, changed(CONFIG, **others)).config.log_every == 3
-
-
-@pytest.mark.parametrize("name", pretrained.names())
-def test_shipped_run_loads(empty_workspace, name):
-    run = Run(pretrained.run(name))
-    assert run.config.name == name and run.record["steps"] == run.config.steps
-    y, m = torch.zeros(2, 1, 32, 32), torch.ones(2, 1, 32, 32)
-    x = run.generator()(y, m, torch.zeros(2, run.config.nz))
-    assert x.shape == y.shape and x.isfinite().all()
-    run.check()
 
 
 def test_configuration_from_before_a_key_had_its_default(run):
@@ -154,11 +143,6 @@ def test_fault_is_found_naming_its_file(run, what):
     if name in (WEIGHTS, RECORD):  # such a generator is not to be had
         with pytest.raises(RunError):
             Run(run.folder).generator()
-
-
-def test_records_without_the_weights_are_no_fault(run):
-    (run.folder / WEIGHTS).unlink()
-    run.check()
 
 
 def test_other_data_than_are_prepared_now_make_a_run_stale(workspace, tiny_config):

@@ -162,14 +162,6 @@ def test_fault_is_named_in_a_line_and_the_status_is_1(place, tiny_config, capsys
     assert contents(place) == before  # verifying mends nothing and deletes nothing
 
 
-def test_reference_under_the_name_of_another_is_named(place, capsys):
-    without_tables(place)
-    path = place / REFERENCE
-    path.rename(path.with_name("small_patch-linear.json"))
-    _, faults, _ = verified(capsys)
-    assert any("small_patch-linear.json" in line for line in faults)
-
-
 @pytest.mark.parametrize("name", ["table1.csv", "claims.md"])
 def test_tables_and_claims_that_are_not_what_the_records_say_are_named(place, capsys, name):
     (place / TINY / name).write_text("mse,0")
@@ -188,9 +180,3 @@ def test_run_on_fields(place, capsys, part):
     flip(run.with_suffix(part))
     status, (fault,), _ = verified(capsys, place / "results" / "fields")
     assert status == 1 and fault.startswith(str(run.with_suffix(part)))
-
-
-def test_profile_from_elsewhere_is_verified_without_its_tables(place, capsys):
-    (place / "configs" / "tiny.yaml").unlink()
-    status, faults, looked_at = verified(capsys)
-    assert status == 0 and faults == [] and "0 profiles' tables" in looked_at
