@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from paperlib import paths, seeds
-from paperlib.config import EvaluationConfig, RunConfig
+from paperlib.config import RunConfig
 from paperlib.core.corruption import corrupt, mask_law
 from paperlib.core.models import LatentNorm, SelfAttention
 from paperlib.data.prepare import load_prepared
@@ -178,13 +178,3 @@ def write_run(
     }
     write_json(run / "evaluation.json", record | more)
     return run
-
-
-def write_reference(
-    profile: str, config: EvaluationConfig, name: str, metrics: dict[str, float]
-) -> None:
-    """The made-up record of a reference."""
-    about = {"config": config.model_dump(), "data_checksum": "def"}
-    record = about | {"metrics": measured(metrics | {"std": 0.0})}
-    folder = paths.RESULTS / profile / "references"
-    write_json(folder / f"{config.corruption}-{name}.json", record)

@@ -64,33 +64,14 @@ def test_masks_are_the_index_sets_that_their_integers_say(law, size):
     assert np.array_equal(masks, by_hand(law, size, bits))
 
 
-def test_shares_that_are_kept_at_the_papers_size():
-    one, small, drop = (
-        law.sample(200, 128, seeds.generator("kept")).mean((1, 2, 3)) for law in ALL_LAWS[:3]
-    )
-    assert (one == 0.0625).all()
-    assert small.mean() == pytest.approx(0.40, abs=0.015)
-    assert small.std() > 0.005  # patches overlap by chance: the share varies
-    assert (drop == 1 - round(0.9 * 128**2) / 128**2).all()
-
-
 @pytest.mark.parametrize("size, border", [(128, 4), (64, 2), (32, 1)])
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_border_is_what_no_mask_observes_and_scales(name, size, border):
     law, border = CORRUPTIONS[name], 0 if name == "drop_pixel" else border
-    seen = law.sample(1000 if name == "one_patch" else 300, size, seeds.generator(1)).amax((0, 1))
+    seen = law.sample(600 if name == "one_patch" else 300, size, seeds.generator(1)).amax((0, 1))
     rows = seen.any(1).nonzero().flatten()
     assert (rows[0], rows[-1]) == (border, size - border - 1)
     assert law.interior_border(size) == border
-
-
-@pytest.mark.parametrize("law, arguments", [
-    (Patch, (0, 10)), (Patch, (5, 0)), (Patch, (1, 121)), (Patch, (1, 10, -1)),
-    (DropPixel, (-0.1,)), (DropPixel, (1.0,)),
-])  # fmt: skip
-def test_impossible_laws_are_refused(law, arguments):
-    with pytest.raises(ValueError, match=law.__name__):
-        law(*arguments)
 
 
 # The two ways to draw the integers

@@ -14,7 +14,6 @@ from holed_images import holes, picture, write
 from PIL import Image, ImageOps
 
 from paperlib.beyond.incomplete_files import incomplete_files, read_incomplete, write_image
-from paperlib.errors import DataError
 
 H, W = 20, 24
 OBSERVED = holes(picture())
@@ -142,13 +141,3 @@ def test_images_of_a_folder_are_found_whatever_their_names(tmp_path, name):
     path = write(folder / name, picture(), "mask")
     assert incomplete_files(tmp_path) == sorted([path, folder / "a.JPG", folder / "c.npy"])
     assert np.array_equal(read_incomplete(path).observed, OBSERVED)
-
-
-def test_image_that_is_complete_or_does_not_say_what_is_missing(tmp_path):
-    write_image(path := tmp_path / "a.png", picture())
-    with pytest.raises(DataError, match="nothing says what is missing"):
-        read_incomplete(path)
-    assert read_incomplete(path, "nan").observed.all()
-    assert read_incomplete(path, missing_value=0, max_pixels=H * W).observed.all()
-    with pytest.raises(DataError, match="max_pixels"):
-        read_incomplete(path, max_pixels=H * W - 1)

@@ -157,12 +157,6 @@ def test_border_repeats_its_neighbour_and_is_no_wider(kind, border):
         assert not torch.equal(x[..., one], x[..., next_one])
 
 
-def test_border_repeats_what_was_observed_beside_it():
-    y, _, z = inputs()
-    G = moved(Generator(config(repeated_border=1)))
-    assert torch.equal(G(y, torch.ones(3, 1, 32, 32), z)[:, :, 0, 1:-1], y[:, :, 1, 1:-1])
-
-
 @pytest.mark.parametrize("side", [16, 8, 4, 0])
 @pytest.mark.parametrize("kind, sides", [(Generator, (16, 8, 4)), (Discriminator, (8, 4)), (DataGenerator, (16, 8))])  # fmt: skip
 def test_self_attention_sits_at_the_side_asked_for(kind, sides, side):

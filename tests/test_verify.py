@@ -86,17 +86,6 @@ def test_what_the_commands_leave_is_well_and_stays_as_it_is(place, capsys):
     assert contents(place) == before
 
 
-def test_part_of_results_and_records_from_before_there_were_checksums_are_well(place, capsys):
-    without_tables(place)
-    for path in (place / "results").rglob("*.json"):
-        if path.name != "config.json":
-            record = records.read_json(path)
-            record.pop("checksum")
-            records.write_json(path, record)
-    status, faults, looked_at = verified(capsys, place / "results" / "tiny")
-    assert status == 0 and faults == [] and "3 runs" in looked_at
-
-
 def without_tables(place: Path) -> None:
     """They take seconds to write anew."""
     for path in place.glob("results/tiny/*.*"):
