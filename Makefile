@@ -14,7 +14,7 @@ READY := $(VENV)/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: setup reproduce report test fuzz browser-test lint bench clean
+.PHONY: setup reproduce report notebooks test fuzz browser-test lint bench clean
 
 setup: $(READY)
 
@@ -34,6 +34,10 @@ report: $(READY) $(RESULTS)/$(PROFILE)/notebooks/06_tables.ipynb
 	$(BIN)/jupyter nbconvert --to html --no-input --embed-images \
 		--output-dir $(RESULTS)/$(PROFILE) --output report $(lastword $^)
 
+# Execute all notebooks in place: they are committed with what they show.
+notebooks: $(READY)
+	$(BIN)/python scripts/execute_notebooks.py
+
 test: $(READY)
 	$(BIN)/python -m pytest
 
@@ -49,7 +53,6 @@ browser-test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 	$(BIN)/mypy
 
 bench: $(READY)

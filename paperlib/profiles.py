@@ -31,6 +31,14 @@ def run_of_profile(
     return run_at(point, dict(changes or {}))
 
 
+def trained_profile() -> str:
+    """What a notebook shows that is given no profile: quick where its runs were trained, else smoke."""
+    if any(paths.runs("quick").glob("*/evaluation.json")):
+        return "quick"
+    print("quick was not trained: 'make reproduce' does it. This is smoke: its numbers mean nothing.")
+    return "smoke"
+
+
 def load_profile(profile: str) -> list[RunConfig]:
     """The runs of ``configs/PROFILE.yaml``, or of a YAML file, in the order of its ``matrix``.
 

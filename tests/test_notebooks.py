@@ -6,14 +6,16 @@ import ast
 
 import nbformat
 import pytest
+from helpers import load_script
 
 from paperlib import paths
 from paperlib.config import RunConfig
 from paperlib.core.baselines import BASELINES
 from paperlib.errors import ConfigurationError
-from paperlib.profiles import load_profile, run_of_profile
+from paperlib.profiles import load_profile, run_of_profile, trained_profile
 from paperlib.run import Run
 
+execute_notebooks = load_script("execute_notebooks")
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 EACH = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 RUN = {"profile", "corruption", "method", "seed", "changes"}
@@ -43,6 +45,7 @@ def parameters(name: str) -> dict:
 def configured(name: str, **changed) -> RunConfig:
     """What a training notebook makes of its parameters."""
     names = {"paths": paths, "Run": Run, "run_of_profile": run_of_profile}
+    names |= {"trained_profile": trained_profile}
     names |= parameters(name) | changed
     exec(cell(name, "configuration"), names)
     return names["config"]
@@ -51,6 +54,23 @@ def configured(name: str, **changed) -> RunConfig:
 @EACH
 def test_kernel_exists_on_every_machine(path):
     assert nbformat.read(path, as_version=4).metadata.kernelspec.name == "python3"
+
+
+@EACH
+def test_outputs_come_from_the_cells_beside_them(path):
+    for code in nbformat.read(path, as_version=4).cells:
+        if code.cell_type == "code":
+            digest = execute_notebooks.digest(code.source)
+            assert code.metadata.get("executed") == digest, f"{code.id} changed: make notebooks"
+
+
+def test_outputs_are_small():
+    for path in NOTEBOOKS:
+        for code in nbformat.read(path, as_version=4).cells:
+            for output in code.get("outputs", []):
+                png = output.get("data", {}).get("image/png", "")
+                assert len(png) * 3 / 4 <= 60_000, f"{path.name}, cell {code.id}"
+    assert sum(path.stat().st_size for path in NOTEBOOKS) <= 4_000_000
 
 
 @EACH
@@ -72,9 +92,9 @@ def test_no_notebook_redefines_the_library(path):
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_parameters_have_the_names_that_are_given_and_default_to_the_smoke_profile(name):
+def test_parameters_have_the_names_that_are_given_and_leave_the_profile_open(name):
     assert parameters(name).keys() == GIVEN[name]
-    assert parameters(name)["profile"] == "smoke"
+    assert parameters(name)["profile"] is None
 
 
 @pytest.mark.parametrize("name", ["02_train", "03_baselines"])
