@@ -35,7 +35,9 @@ def trained_profile() -> str:
     """What a notebook shows that is given no profile: quick where its runs were trained, else smoke."""
     if any(paths.runs("quick").glob("*/evaluation.json")):
         return "quick"
-    print("quick was not trained: 'make reproduce' does it. This is smoke: its numbers mean nothing.")
+    print(
+        "quick was not trained: 'make reproduce' does it. This is smoke: its numbers mean nothing."
+    )
     return "smoke"
 
 
