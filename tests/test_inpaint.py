@@ -222,7 +222,7 @@ def test_bad_images_are_named_and_do_not_stop_the_others(run, tmp_path):
     failed = inpaint(run, folder, tmp_path / "out", 1)
     assert failed.keys() == reasons.keys()
     for path, reason in reasons.items():
-        assert reason in failed[path] and failed[path].count(str(path)) == 1
+        assert reason in failed[path] and str(path) in failed[path]
     labels = ("sample1", "mean", "std")
     written = {f"{path.stem}-{label}.png" for path in (good, last) for label in labels}
     assert set(contents(tmp_path / "out")) == written
