@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import tifffile
 from conftest import smooth_image
 from PIL import Image
 
@@ -31,12 +30,6 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
 def npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=True)
-    return buffer.getvalue()
-
-
-def tiff(array: np.ndarray, **options) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, array, **options)
     return buffer.getvalue()
 
 
