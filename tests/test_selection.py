@@ -65,9 +65,14 @@ def test_score_by_hand_on_two_hidden_pixels():
     m = torch.tensor([1.0, 1.0, 1.0, 0.0]).view(1, 1, 2, 2)
     shown = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 1, 2, 2)
 
-    # the first hidden pixel at 0.2 + 0.3 and - 0.5 of it, the second as it is; garbage beside
-    samples = torch.tensor([[7.0, 0.5, 0.3, 9.0], [-7.0, -0.3, 0.3, -9.0]]).view(2, 1, 1, 2, 2)
-    found = score_hidden(samples, y, m, shown)
+    def reconstruct(seen, mask, rows):
+        assert seen.flatten().tolist() == pytest.approx([0.1, 0, 0, 0])
+        assert torch.equal(mask, shown) and rows.tolist() == [5]
+        # the first hidden pixel at 0.2 + 0.3 and - 0.5 of it, the second as it is; garbage beside
+        first, second = torch.tensor([[7.0, 0.5, 0.3, 9.0], [-7.0, -0.3, 0.3, -9.0]])
+        return torch.stack([first, second]).view(2, 1, 1, 2, 2), None
+
+    found = score_hidden(reconstruct, y, m, shown, np.array([5]))
     assert found["mse"].item() == pytest.approx((0.1 - 0.2) ** 2 / 2)  # of the mean
     # distances 0.3 and 0.5, and 0.8 between the two, over the root of two entries
     assert found["energy"].item() == pytest.approx((0.4 - 0.8 / 2) / math.sqrt(2), abs=1e-7)
@@ -80,14 +85,14 @@ def test_images_of_which_nothing_is_hidden_do_not_count_and_diverged_ones_do():
     shown = m.clone()
     shown[:2, ..., 0] = 0
     samples = torch.ones(2, *y.shape)
-    found = score_hidden(samples, y, m, shown)
+    found = score_hidden(lambda *_: (samples, None), y, m, shown, None)
     assert found["mse"][:2].tolist() == [1, 1] and found["mse"][2].isnan()
     assert over_images(found)["mse"] == {"value": 1, "low": 1, "high": 1, "images": 2}
     samples[:, 1] = math.nan
-    found = over_images(score_hidden(samples, y, m, shown))
+    found = over_images(score_hidden(lambda *_: (samples, None), y, m, shown, None))
     assert math.isnan(found["energy"]["value"]) and found["energy"]["images"] == 2
     with pytest.raises(DataError, match="no fresh mask"):
-        over_images(score_hidden(samples, y, m, m))
+        over_images(score_hidden(lambda *_: (samples, None), y, m, m, None))
 
 
 def test_both_too_sure_and_too_unsure_samples_score_worse_than_the_posterior_s():
@@ -98,14 +103,15 @@ def test_both_too_sure_and_too_unsure_samples_score_worse_than_the_posterior_s()
     y = corrupt(field.sample(count, seeds.generator("x"))[:, 0], m)
     shown = hide(m, law, seeds.generator("hide"))
 
-    exact = condition(field, corrupt(y, shown), shown)
-    samples = exact.sample(selection.SAMPLES, seeds.generator("samples"))
-    mean = exact.mean.view(y.shape)
-    deviation = exact.covariance.diagonal(dim1=1, dim2=2).sqrt().view(y.shape)
-
     def spread(factor: float, shift: float = 0.0):
-        wrong = mean + factor * (samples - mean) + shift * deviation
-        return score_hidden(wrong, y, m, shown)
+        def reconstruct(y, m, rows):
+            exact = condition(field, y, m)
+            samples = exact.sample(selection.SAMPLES, seeds.generator("samples"))
+            mean = exact.mean.view(y.shape)
+            deviation = exact.covariance.diagonal(dim1=1, dim2=2).sqrt().view(y.shape)
+            return mean + factor * (samples - mean) + shift * deviation, None
+
+        return score_hidden(reconstruct, y, m, shown, np.arange(count))
 
     right = spread(1)
     for level in (50, 80):

@@ -31,6 +31,7 @@ from paperlib.run import Run
 
 SAMPLES = 5
 BRUSH = 3  # of OpenCV's lines, which become about two pixels wider
+BRIGHTEST = 1.0  # the standard deviation that is drawn white
 TILE, GAP = 160, 8  # sides of a drawn image (at most) and of what is between two, pixels
 WIDE = {"layout": {"width": "290px"}, "style": {"description_width": "90px"}}
 PIXELS = "<style>.paperlib-pixels {image-rendering: pixelated; cursor: crosshair}</style>"
@@ -118,9 +119,9 @@ class Explorer(widgets.VBox):
         tiles = []
         for seen, x_tilde in zip((self.m, None), self.answers, strict=True):
             moved, samples = x_tilde[0], x_tilde[1:]  # (C, H, W), (SAMPLES, C, H, W)
-            spread = 2 * samples.std(dim=0).mean(dim=0, keepdim=True) - 1  # (1, H, W); 1 is white
-            shown = [moved, samples.mean(dim=0), spread, *samples]
-            tiles += [picture(self.x, seen), *map(picture, shown)]
+            spread = samples.std(dim=0).mean(dim=0, keepdim=True)  # (1, H, W)
+            tiles += [picture(self.x, seen), picture(moved), picture(samples.mean(dim=0))]
+            tiles += [picture(2 * spread / BRIGHTEST - 1), *map(picture, samples)]
         large = interpolate(torch.stack(tiles), scale_factor=max(1, TILE // self.x.shape[-1]))
         grid = to_pil_image(make_grid(large, len(tiles) // 2, GAP, pad_value=1))
         grid.save(buffer := io.BytesIO(), format="png", compress_level=1)  # fast
@@ -155,32 +156,32 @@ class Explorer(widgets.VBox):
         self.message.value = f"saved {self.saved}"
 
     def _build(self) -> None:
-        def choice(label: str, options: Iterable[str]) -> Any:
-            return widgets.Dropdown(options=list(options), description=label, **WIDE)
+        def choice(label: str, options: Iterable[str], at: int = 0) -> Any:
+            return widgets.Dropdown(options=list(options), index=at, description=label, **WIDE)
 
+        last, z = len(self.runs) - 1, ("z, direction 1", "z, direction 2")
         self.image = choice("image", self.images)
         self.corruption = choice("corruption", [*CORRUPTIONS, "nothing missing"])
         self.uncover = widgets.Checkbox(description="paint to uncover")
-        self.run = [choice("run above", self.runs), choice("run below", self.runs)]
-        self.run[1].index = min(1, len(self.runs) - 1)
-        names = ("z, direction 1", "z, direction 2")
-        self.z = [widgets.FloatSlider(0, min=-3, max=3, description=name, **WIDE) for name in names]
-        names = ("new samples", "save picture")
-        buttons = [widgets.Button(description=name) for name in names]
+        self.run = [choice("run above", self.runs), choice("run below", self.runs, min(1, last))]
+        self.z = [widgets.FloatSlider(0, min=-3, max=3, description=name, **WIDE) for name in z]
+        new_samples = widgets.Button(description="new samples")
+        save_picture = widgets.Button(description="save picture")
         self.message = widgets.HTML()
         self.picture = widgets.Image(format="png", layout={"max_width": "1100px"})
         size = next(iter(self.images.values())).shape[-1]
         self.canvas = Canvas(width=size, height=size, layout={"width": "256px", "height": "256px"})
         self.canvas.add_class("paperlib-pixels")
-        lists = [self.image, self.corruption, self.uncover, *self.run, *self.z]
-        above = widgets.HBox([self.canvas, widgets.VBox([*lists, widgets.HBox(buttons)])])
+        buttons = widgets.HBox([new_samples, save_picture])
+        controls = [self.image, self.corruption, self.uncover, *self.run, *self.z, buttons]
+        above = widgets.HBox([self.canvas, widgets.VBox(controls)])
         super().__init__([widgets.HTML(PIXELS), above, self.picture, self.message])
         for control in (self.image, self.corruption):
             control.observe(self.draw_mask, "value")
         for control in (*self.run, *self.z):
             control.observe(self.answer, "value")
-        for button, act in zip(buttons, (self.draw_samples, self.save), strict=True):
-            button.on_click(act)
+        new_samples.on_click(self.draw_samples)
+        save_picture.on_click(self.save)
         self.canvas.on_mouse_down(lambda x, y: self.paint((x, y), (x, y)))
         self.canvas.on_mouse_move(lambda x, y: self.paint(self.stroke, (x, y)))
         self.canvas.on_mouse_up(self.end_stroke)

@@ -104,9 +104,10 @@ def train_on_fields(config: RunConfig, folder: Path) -> tuple[dict[str, Any], An
         method.step([(y.float(), m) for _, y, m in drawn], generator)
         average.update(step + 1)
     write_atomically(weights, lambda draft: save_file(G.state_dict(), draft))
-    found = measure(sampler(G, config.eval_samples, config.evaluation_seed), config)
-    found["generator_checksum"] = file_checksum(weights)
-    return write_record(path, provenance(config, "none: drawn afresh") | found), G
+    record = provenance(config, "none: drawn afresh")
+    record |= {"generator_checksum": file_checksum(weights)}
+    record |= measure(sampler(G, config.eval_samples, config.evaluation_seed), config)
+    return write_record(path, record), G
 
 
 def measure(reconstruct: Reconstruct, config: RunConfig) -> dict[str, Any]:
@@ -124,6 +125,5 @@ def measure(reconstruct: Reconstruct, config: RunConfig) -> dict[str, Any]:
     own = distances_to_posterior(exact.sample(len(samples), generator), x, exact, generator)
     distances |= {f"exact_{name}": values for name, values in own.items()}
     _, y, m = observe(count, generator)  # the hold-out
-    y, shown = y.float(), hide(m, P_M, generator)
-    hidden = score_hidden(reconstruct(corrupt(y, shown), shown, rows)[0], y, m, shown)
+    hidden = score_hidden(reconstruct, y.float(), m, hide(m, P_M, generator), rows)
     return {"distances": over_images(distances), "hidden": over_images(hidden)}

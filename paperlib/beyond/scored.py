@@ -12,12 +12,12 @@ from paperlib.core.algorithm1 import Algorithm1, Losses, Pass
 from paperlib.core.corruption import corrupt
 
 
-@dataclass(kw_only=True)
+@dataclass
 class ScoredPass(Pass):
     """A pass, and two fillings of what was hidden once more."""
 
-    hidden: Tensor  # (B, 1, H, W)  observed, but not shown to G
-    fillings: tuple[Tensor, ...]  # (B, C, H, W) each, for two z
+    hidden: Tensor | None = None  # (B, 1, H, W)  observed, but not shown to G
+    fillings: tuple[Tensor, ...] = ()  # (B, C, H, W) each, for two z
 
 
 class Scored(Algorithm1):
@@ -46,7 +46,9 @@ class Scored(Algorithm1):
 
     def generator_loss(self, p: ScoredPass) -> Losses:
         loss, log = super().generator_loss(p)
-        score = energy_score(*p.fillings, p.y, p.hidden)
+        assert p.hidden is not None
+        x1, x2 = p.fillings
+        score = energy_score(x1, x2, p.y, p.hidden)
         loss = loss + self.config.lambda_score * score
         return loss, log | {"loss_g": loss, "energy": score}
 

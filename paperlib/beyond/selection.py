@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from paperlib.errors import ConfigurationError, DataError, Diverged
 from paperlib.evaluation.calibration import coverage, energy_score
 from paperlib.evaluation.features import BATCH, as_stored
 from paperlib.evaluation.metrics import bootstrap_ratio
-from paperlib.evaluation.sampling import sampler
+from paperlib.evaluation.sampling import Reconstruct, sampler
 from paperlib.progress import track
 from paperlib.records import provenance, write_record
 from paperlib.run import Run
@@ -59,14 +60,17 @@ def hide(m: Tensor, p_m: MaskLaw, generator: torch.Generator) -> Tensor:
     return torch.where(share(hidden) > most, m, m - hidden)
 
 
-def score_hidden(samples: Tensor, y: Tensor, m: Tensor, shown: Tensor) -> dict[str, Tensor]:
+def score_hidden(
+    reconstruct: Reconstruct, y: Tensor, m: Tensor, shown: Tensor, rows: np.ndarray
+) -> dict[str, Tensor]:
     """Per observation, (B,), how well samples guess what is hidden of it; NaN for nothing.
 
-    The samples (S, B, C, H, W) were filled in from what ``shown``, from ``hide``, leaves of the
-    observations y (B, C, H, W) with masks m (B, 1, H, W). Returns energy (in units of y), mse of
-    the samples' mean, coverage_50 and coverage_80.
+    Observations y (B, C, H, W) and masks m (B, 1, H, W), of which ``shown``, from ``hide``, is what
+    ``reconstruct`` is given, and their numbers ``rows``. Returns energy (in units of y), mse of the
+    samples' mean, coverage_50 and coverage_80.
     """
     hidden = (m > 0) & (shown == 0)  # (B, 1, H, W)
+    samples, _ = reconstruct(corrupt(y, shown), shown, rows)  # (S, B, C, H, W)
     error = (samples.mean(dim=0) - y).square() * hidden
     return {
         "energy": energy_score(samples, y, hidden),
@@ -96,13 +100,16 @@ def score_run(folder: Path) -> dict[str, Any]:
     p_m = law_of(config)
     observed = Observations(data, "validation", p_m, config.mask_seed, device)
     sample = sampler(G, SAMPLES, config.evaluation_seed)
+
+    def reconstruct(*given: Any) -> Any:
+        return tuple(map(as_stored, sample(*given)))
+
     batches = []
     for rows in torch.arange(min(len(observed), config.eval_images)).split(BATCH):
         y, m = observed.batch(rows.numpy())
         draws = [seeds.generator("hide", config.mask_seed, int(r), device=device) for r in rows]
         shown = torch.cat([hide(m[i : i + 1], p_m, draw) for i, draw in enumerate(draws)])
-        samples = as_stored(sample(corrupt(y, shown), shown, rows.numpy())[0])
-        batches.append(score_hidden(samples, y, m, shown))
+        batches.append(score_hidden(reconstruct, y, m, shown, rows.numpy()))
     scores = over_images({k: torch.cat([b[k] for b in batches]).cpu() for k in batches[0]})
     record = provenance(config, data.checksum) | {"rests_on": rests_on, "scores": scores}
     return write_record(folder / "selection.json", record)
