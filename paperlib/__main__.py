@@ -123,6 +123,8 @@ def inpaint(
     seed: int = 0,
     missing: Literal["auto", "mask", "alpha", "nan"] = "auto",
     missing_value: Annotated[float | None, Option(help="Of missing pixels.")] = None,
+    range: Annotated[tuple[float, float] | None, Option(help="Values of black and white.")] = None,
+    max_pixels: Annotated[int, Option(help="Refuse images of more, undecoded.")] = 100_000_000,
     overwrite: Annotated[bool, Option("--overwrite", help="Write into a folder in use.")] = False,
 ) -> int:
     """Fill in your own incomplete images with a trained run.
@@ -132,7 +134,8 @@ def inpaint(
     """
     from paperlib.beyond.inpaint import inpaint
 
-    failed = inpaint(run, input, output, samples, seed, missing, missing_value, overwrite)
+    how = samples, seed, missing, missing_value, range, max_pixels, overwrite
+    failed = inpaint(run, input, output, *how)
     for reason in failed.values():
         print(f"error: {reason}", file=sys.stderr)
     return 1 if failed else 0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from image_files import claiming, encoded, holed, npy, photo
+from image_files import claiming, encoded, holed, npy, photo, tiff
 from PIL import Image
 
 Make = Callable[[], str]  # makes the bad input; gives the command that meets it
@@ -55,13 +55,14 @@ def huge_npy() -> bytes:
 
 JPEG, PNG = encoded(photo()), encoded(photo(), "PNG")
 HUGE = claiming(JPEG, 30_000, 30_000)
-DEEP = encoded(Image.fromarray(np.ones((40, 40), np.uint16)), "TIFF")
+PAGES = tiff(np.ones((3, 32, 32), np.uint8), photometric="minisblack", metadata=None)
+MOVING = encoded(photo(), "WEBP", save_all=True, append_images=[photo(1), photo(2)])
 SMALL = encoded(Image.new("L", (8, 8)), "PNG")
 
 AMONG_PHOTOS = {
     "truncated": ("x.jpg", JPEG[:-200], "truncated"),
     "a page of HTML": ("x.jpg", b"<html>404 Not Found</html>", "x.jpg: cannot identify image"),
-    "16 bits grey": ("x.tif", DEEP, "x.tif: more than 8 bits"),
+    "16 bits grey": ("x.tif", tiff(np.ones((40, 40), np.uint16)), "x.tif: more than 8 bits"),
     "huge": ("x.jpg", HUGE, "more than max_pixels"),
     "a line": ("x.png", encoded(photo(0, (400, 2)), "PNG"), "smaller than the 16 px"),
 }
@@ -72,6 +73,7 @@ AMONG_SCENES = {
 INCOMPLETE = {  # among scenes, and to be filled in
     "no sign of what is missing": ("x.png", PNG, "nothing says what is missing"),
     "truncated": ("x.png", encoded(holed(), "PNG")[:-900], "truncated"),
+    "animation": ("x.webp", MOVING, "an animation"),
     "huge": ("x.npy", huge_npy(), "x.npy"),
     "objects": ("x.npy", npy(np.array([{}], dtype=object)), "x.npy"),
     "palette": ("x.png", encoded(photo().convert("P"), "PNG"), "expected grey or RGB"),
@@ -80,6 +82,7 @@ INCOMPLETE = {  # among scenes, and to be filled in
     "complex numbers": ("x.npy", npy(np.ones((32, 32), complex)), "of complex128"),
     "another number of bands": ("x.npy", npy(np.full((32, 32, 5), np.nan)), "x.npy"),
     "all missing": ("x.npy", npy(np.full((32, 32, 3), np.nan)), "nothing at all is observed"),
+    "several pages": ("x.tif", PAGES, "expected one page"),
 }
 ARCHIVES = {
     "celeba": ("faces.zip", b"<html>", "not a zip"),
@@ -231,6 +234,7 @@ COMMANDS = {
     "inpaint run x.png used": "--overwrite",
     "inpaint run . out": "out lies in",
     f"{FILL} --samples 0": "--samples",
+    f"{FILL} --range 9 1": "--range",
     f"{FILL} --missing colour": "'colour'",
     f"{FILL} --missing nan --missing-value 0": "contradict",
 }

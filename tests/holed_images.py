@@ -35,7 +35,7 @@ def write(
     observed = holes(values) if observed is None else observed
     if way == "alpha":
         alpha = np.where(observed, np.iinfo(values.dtype).max, 0).astype(values.dtype)
-        Image.fromarray(np.dstack([values, alpha])).save(path)
+        Image.fromarray(np.dstack([values, alpha])).save(path, lossless=True)
     elif way == "mask":
         Image.fromarray(observed).save(path.with_name(path.stem + ".mask.png"))
         jpeg = path.suffix == ".jpg"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import tifffile
 from conftest import smooth_image
 from PIL import Image
 
@@ -30,6 +31,12 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
 def npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def tiff(array: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, array, **options)
     return buffer.getvalue()
 
 

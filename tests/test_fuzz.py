@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from image_files import encoded, holed, npy, photo
+from image_files import encoded, holed, npy, photo, tiff
 from PIL import Image
 
 from paperlib.beyond.incomplete_files import RULES, SUFFIXES, read_incomplete
@@ -100,6 +99,9 @@ def sound_files() -> dict[str, list[bytes]]:
         ".png": [encoded(image, "PNG") for image in kinds],
         ".jpg": jpegs,
         ".jpeg": jpegs,
+        ".webp": [encoded(rgba, "WEBP", lossless=True), encoded(rgb, "WEBP")],
+        ".tif": [tiff(np.asarray(rgba), extrasamples="unassalpha"), tiff(gaps), tiff(deep)],
+        ".tiff": [encoded(rgb, "TIFF"), encoded(rgb, "TIFF", compression="jpeg")],
         ".npy": [npy(gaps), npy(deep), npy(np.zeros((3, 4, 5), np.float16))],
     }
 
@@ -143,8 +145,7 @@ def test_incomplete_image_is_read_or_refused_by_its_name(scratch, file, rule):
         path.write_bytes(SOUND[".png"][0])
         path.with_suffix(".mask.png").write_bytes(content)
     try:
-        with mock.patch("paperlib.beyond.incomplete_files.MAX_PIXELS", 10_000):
-            image = read_incomplete(path, rule, 0.0 if rule == "value" else None)
+        image = read_incomplete(path, rule, 0.0 if rule == "value" else None, max_pixels=10_000)
     except DataError as error:
         assert_one_line(error, path.stem)
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from holed_images import holes, picture, write
 from PIL import Image, ImageOps
 
@@ -26,14 +27,14 @@ def write_mask(path: Path, observed: np.ndarray = OBSERVED, **options) -> Path:
 
 # What is missing
 
-WAYS = {"alpha": (".png",), "nan": (".npy",)}
-WAYS |= dict.fromkeys(("mask", "value"), (".png", ".npy"))
+WAYS = {"alpha": (".png", ".tif", ".webp"), "nan": (".npy", ".tif")}
+WAYS |= dict.fromkeys(("mask", "value"), (".png", ".tif", ".npy"))
 
 
 @pytest.mark.parametrize("bands", [1, 3])
 @pytest.mark.parametrize("way, suffix", [(way, s) for way, known in WAYS.items() for s in known])
 def test_every_way_to_say_what_is_missing_gives_the_same(tmp_path, way, suffix, bands):
-    values = picture(bands=bands)
+    values = picture(bands=3 if suffix == ".webp" else bands)
     path = write(tmp_path / f"a{suffix}", values, way)
     for asked in ("auto", way):
         image = read_incomplete(path, asked, 0 if way == "value" else None)
@@ -66,14 +67,20 @@ def test_mask_may_be_of_any_kind_of_png(tmp_path, mode):
     assert np.array_equal(read_incomplete(tmp_path / "a.png").observed, OBSERVED)
 
 
-@pytest.mark.parametrize("rule, dtype", [("alpha", np.uint8), ("nan", np.float32)])
-def test_a_mask_goes_before_alpha_and_nan_unless_one_is_asked_for(tmp_path, rule, dtype):
-    name = "a.png" if rule == "alpha" else "a.npy"
-    path = write(tmp_path / name, picture(dtype=dtype), rule)
-    (inside := OBSERVED.copy())[0, 1] = False
-    write_mask(path, inside)
-    for asked, observed in ((rule, OBSERVED), ("mask", inside), ("auto", inside)):
-        assert np.array_equal(read_incomplete(path, asked).observed, observed)
+def test_the_first_of_mask_alpha_and_nan_is_taken_unless_one_is_asked_for(tmp_path):
+    seen = {rule: np.ones((H, W), bool) for rule in ("nan", "mask", "alpha")}
+    for column, observed in enumerate(seen.values()):
+        observed[0, [0, column]] = False
+    values = np.where(seen["nan"][..., None], picture(dtype=np.float32), np.float32(np.nan))
+    path = write_mask(tmp_path / "a.tif", seen["mask"])
+    both = np.dstack([values, seen["alpha"].astype(np.float32)])
+    tifffile.imwrite(path, both, photometric="rgb", extrasamples=["unassalpha"])
+    for rule, observed in [*seen.items(), ("auto", seen["mask"])]:
+        assert np.array_equal(read_incomplete(path, rule).observed, observed)
+    (tmp_path / "a.mask.png").unlink()
+    assert np.array_equal(read_incomplete(path).observed, seen["alpha"])
+    write_image(path, values)
+    assert np.array_equal(read_incomplete(path).observed, seen["nan"])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -95,8 +102,9 @@ def test_turned_images_and_masks_are_read_as_people_see_them(tmp_path, suffix, o
 
 BITS = (np.uint8, np.uint16)
 WRITTEN = [
-    (".png", 3, np.uint8),
+    *[(".webp", 3, np.uint8), (".png", 3, np.uint8)],
     *[(".png", 1, dtype) for dtype in BITS],
+    *[(".tif", bands, dtype) for bands in (1, 3, 5) for dtype in (*BITS, np.float32)],
     *[(".npy", bands, dtype) for bands in (1, 2, 16) for dtype in (*BITS, np.float64)],
 ]
 
@@ -111,10 +119,20 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path, suffix, bands, dtype)
     assert {p.name for p in tmp_path.iterdir()} == {path.name, "a.mask.png"}
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("bands", [2, 16])
+def test_multi_band_tiff_planar_and_interleaved(tmp_path, bands, planar):
+    path, values = write_mask(tmp_path / "a.tif"), picture(bands=bands, dtype=np.uint16)
+    stored = values if planar == "contig" else np.moveaxis(values, 2, 0)
+    about = {"photometric": "minisblack", "planarconfig": planar, "byteorder": ">"}
+    tifffile.imwrite(path, stored, **about)
+    assert np.array_equal(read_incomplete(path).values, values)
+
+
 # Files
 
 
-@pytest.mark.parametrize("name", ["two words.png", "Überschrift 图像.png", "a.b.PNG", "$.npy"])
+@pytest.mark.parametrize("name", ["two words.png", "Überschrift 图像.png", "a.b.PNG", "$.tif"])
 def test_images_of_a_folder_are_found_whatever_their_names(tmp_path, name):
     (folder := tmp_path / "Größe 1").mkdir()
     for other in ("b.mask.png", "notes.txt", "c.npy", "a.JPG"):

@@ -49,7 +49,9 @@ FLOAT, DEEP = np.float32, np.uint16
 INPUTS = {
     "rgba.png": (picture(), "alpha"),
     "float.npy": (picture(dtype=FLOAT), "nan"),
-    "deep.npy": (picture(dtype=DEEP), "mask"),
+    "float.tif": (picture(dtype=FLOAT), "nan"),
+    "deep.tif": (picture(dtype=DEEP), "mask"),
+    "web.webp": (picture(), "mask"),
     "photo.jpg": (picture(), "mask"),
     "sub/Größe a_$.png": (picture(32, 32), "alpha"),
     "pixels.npy": (picture(1, 4, dtype=FLOAT), "nan"),
@@ -115,13 +117,27 @@ def test_what_samples_depend_on(run, source, output, tmp_path):
     assert all(same(path, path.name))
     assert not any(same(path, path.name, seed=1))
     assert not any(same(Path(shutil.copy(path, tmp_path / "b.npy")), path.name))
-    image = read_incomplete(source / "deep.npy")
+    image = read_incomplete(source / "deep.tif")
     covered = np.where(image.observed[..., None], image.values, DEEP(7))
-    assert all(same(write(tmp_path / "deep.npy", covered, "mask"), "deep.npy"))
+    assert all(same(write(tmp_path / "deep.tif", covered, "mask"), "deep.tif"))
     inpaint(run, path, one := tmp_path / "one", 1)  # the first of three
     assert contents(one)["float-sample1.npy"] == contents(output)["float-sample1.npy"]
     assert contents(one)["float-mean.npy"] == contents(one)["float-sample1.npy"]
     assert not stored(one / "float-std.npy").any()
+
+
+# The range
+
+
+def test_values_outside_the_range_are_named_and_samples_scale_with_it(run, tmp_path):
+    found, path = {}, tmp_path / "a.npy"
+    for low, high in ((0.0, 1.0), (-8.0, 56.0)):
+        write(path, low + (high - low) * picture(dtype=np.float64), "nan")
+        inpaint(run, path, out := tmp_path / f"{low}", 2, limits=(low, high))
+        found[low] = [stored(out / f"a-{label}.npy") for label in ("sample1", "mean", "std")]
+    for ours, theirs, shift in zip(found[0], found[-8], (-8, -8, 0), strict=True):
+        np.testing.assert_allclose(theirs, 64 * ours + shift, rtol=0, atol=1e-3)
+    assert "a.npy: observed values lie outside 0 to 1" in inpaint(run, path, tmp_path / "out")[path]
 
 
 # Tiles
@@ -199,7 +215,6 @@ def test_bad_images_are_named_and_do_not_stop_the_others(run, tmp_path):
         folder / "b.png": "cannot identify image file",
         folder / "c.png": "nothing says what is missing",
         write(folder / "d.npy", picture(bands=2, dtype=FLOAT), "nan"): "2 bands",
-        write(folder / "e.npy", 9 * picture(dtype=FLOAT), "nan"): "lie outside 0 to 1",
     }
     (folder / "b.png").write_text("no image")
     Image.fromarray(picture()).save(folder / "c.png")

@@ -41,7 +41,7 @@ class IncompleteFolder(Files):
     def _measured(self) -> list[tuple[list[str], np.ndarray]]:
         with ThreadPoolExecutor() as pool:
             found = pool.map(self._measure, self.files)
-            return [*track(found, len(self.files), "measuring the files")]
+            return list(track(found, len(self.files), "measuring the files"))
 
     def _measure(self, path: Path) -> tuple[list[str], np.ndarray]:
         """The ids of a file, and the values of each band (2, C) that it would have limit it: 0 and
@@ -72,7 +72,8 @@ class IncompleteFolder(Files):
         return np.stack([low, high], axis=1).astype(float).tolist()
 
     def _decode(self, path: Path) -> Incomplete:
-        image = read_incomplete(path, self.config.missing, self.config.missing_value)
+        config = self.config
+        image = read_incomplete(path, config.missing, config.missing_value)
         if (bands := image.values.shape[2]) != self.bands:
             raise DataError(f"{path}: {bands} bands, not {self.bands}: set bands to it")
         return image

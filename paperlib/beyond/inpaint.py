@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from paperlib import seeds
 from paperlib.beyond.incomplete_files import (
+    MAX_PIXELS,
     Incomplete,
     incomplete_files,
     read_incomplete,
@@ -29,9 +30,17 @@ from paperlib.training.device import default_device
 
 
 def inpaint(
-    run_folder: Path, source: Path, output: Path, samples: int = 5, seed: int = 0,
-    missing: str = "auto", missing_value: float | None = None, overwrite: bool = False,
-) -> dict[Path, str]:  # fmt: skip
+    run_folder: Path,
+    source: Path,
+    output: Path,
+    samples: int = 5,
+    seed: int = 0,
+    missing: str = "auto",
+    missing_value: float | None = None,
+    limits: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    overwrite: bool = False,
+) -> dict[Path, str]:
     """Fill in an image, or every image of a folder; give back those that failed, each with why.
 
     For NAME it writes into ``output`` NAME-sample1 ... NAME-mean and NAME-std, in the format of the
@@ -40,12 +49,15 @@ def inpaint(
 
     Args:
         samples: each with a z that is a function of ``seed``, the image's name and its number.
-        missing, missing_value: see ``read_incomplete``.
+        missing, missing_value, max_pixels: see ``read_incomplete``.
+        limits: the values that stand for -1 and 1, if not those of the run's training.
 
     Raises:
         ConfigurationError: ``output`` is in use or lies in ``source``, or an argument makes no sense.
         DataError: there is no image. RunError: ``run_folder`` is not that of a trained run.
     """
+    if limits and not -np.inf < limits[0] < limits[1] < np.inf:
+        raise ConfigurationError(f"--range must be two numbers, the lower first, got {limits}")
     if not source.exists():
         raise ConfigurationError(f"{source} does not exist")
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
@@ -54,14 +66,16 @@ def inpaint(
         raise ConfigurationError(f"{output} is in use: choose another folder, or --overwrite")
     run = Run(run_folder)
     G = run.generator(default_device())
-    limits = run.record.get("limits")
-    files = incomplete_files(source) if source.is_dir() else [source]
+    limits = limits or run.record.get("limits")
+    root, files = source.parent, [source]
+    if source.is_dir():
+        root, files = source, incomplete_files(source)
     failed, written = dict[Path, str](), set[Path]()
     for path in track(files, len(files), f"filling in {len(files)} images"):
-        name = path.relative_to(source).as_posix() if source.is_dir() else path.name
-        target = (output / name).with_suffix(".npy" if path.suffix.lower() == ".npy" else ".png")
+        name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+        target = (output / name).with_suffix(".png" if suffix in (".jpg", ".jpeg") else suffix)
         try:
-            image = read_incomplete(path, missing, missing_value)
+            image = read_incomplete(path, missing, missing_value, max_pixels)
             if target in written:
                 raise DataError(f"its results would replace those of another {target.name}")
             filled = fill_in(G, run.config, image, name, samples, seed, limits)
@@ -75,14 +89,19 @@ def inpaint(
 
 
 def fill_in(
-    G: Any, config: RunConfig, image: Incomplete, name: str, samples: int, seed: int, limits: Any
+    G: Any,
+    config: RunConfig,
+    image: Incomplete,
+    name: str,
+    samples: int,
+    seed: int,
+    limits: Any = None,
 ) -> dict[str, np.ndarray]:
     """The values (H, W, C) of "sample1", ..., "mean", "std", in the type of the image's.
 
     Samples and mean have the observed values of the image, to the bit; the std is in units of the
-    image's values, 0 where observed. What stands for -1 and 1 are ``limits``, (C, 2), those of
-    the run's training, to which G's input is clipped; where they are None, the least and the
-    greatest value of an integer type, or 0 and 1 of floats.
+    image's values, 0 where observed. What stands for -1 and 1 are ``limits``, (2,) or (C, 2), to
+    which G's input is clipped, else all values of an integer type, or 0 and 1 of floats.
 
     Raises:
         DataError: the image has other bands than the run, or without limits others than 0 to 1.
@@ -93,9 +112,9 @@ def fill_in(
         raise DataError(f"{known.shape[1]} bands, but the run was trained on {config.bands}")
     whole = dtype.kind == "u"
     if limits is None and not whole and (known.min() < 0 or known.max() > 1):
-        raise DataError("observed values lie outside 0 to 1: scale them")
-    ranges = limits or [(0, np.iinfo(dtype).max if whole else 1)] * config.bands
-    low, high = np.array(ranges, dtype=float).T  # (C,) each
+        raise DataError("observed values lie outside 0 to 1: give --range")
+    ranges = np.array(limits or (0, np.iinfo(dtype).max if whole else 1), dtype=float)
+    low, high = np.broadcast_to(ranges, (config.bands, 2)).T  # (C,) each
     half = (high - low) / 2  # (C,)
     scaled = ((np.where(seen, image.values, low) - low) / half - 1).clip(-1, 1)  # (H, W, C)
     y = torch.from_numpy(np.where(seen, scaled, 0)).float().permute(2, 0, 1)
