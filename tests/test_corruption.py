@@ -189,11 +189,10 @@ def test_recovered_mask_is_the_stored_one_on_8_bit_images(law):
 @pytest.mark.parametrize("y, tau, words", [
     ((every_level() + 1) / 2, 0.0, "not 8-bit levels"),  # of [0, 1]: there black is 0 too
     ((every_level() + 1) * 127.5 + 1, 0.0, "not 8-bit levels"),
-    (torch.ones(1, 3, 4, 4, dtype=torch.uint8), 0.0, "torch.uint8"),
+    (torch.full((1, 3, 4, 4), 7, dtype=torch.uint8), 0.0, "not 8-bit levels"),
     (every_level(), -1.0, "tau"), (every_level(), 1.0, "tau"),
-    (every_level(), float(LEVELS[17]), "tau"), (every_level(), math.nan, "tau"),
+    (every_level(), float(LEVELS[17]), "tau"),
     (every_level() * torch.eye(3)[0].view(1, 3, 1, 1), 0.0, "part of their channels"),
-    (every_level()[0], 0.0, r"\(3, 16, 16\)"),
 ])  # fmt: skip
 def test_mask_is_not_recovered_where_the_answer_would_be_ambiguous(y, tau, words):
     with pytest.raises(ValueError, match=words):

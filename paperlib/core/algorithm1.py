@@ -138,8 +138,7 @@ class Algorithm1:
                 (B, 1, H, W), 1 = observed, for each batch.
             generator: source of all randomness, on the device of the batches.
 
-        Returns:
-            the log's quantities, scalars on the device (reading them is left to the caller).
+        Returns the log's quantities, scalars on the device (reading them is left to the caller).
         """
         D, count = self.nets.D, len(batches)
         for optimizer in self.optimizers.values():

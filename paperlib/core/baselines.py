@@ -185,15 +185,13 @@ class MisGAN:
             with torch.no_grad():
                 p = self.forward(y, m, generator=generator)
             log["loss_d_x"], _, _ = self.critic_loss(nets.D_x, p.y, p.y_x, generator)
-            log["loss_d"], log["d_real"], log["d_fake"] = self.critic_loss(
-                nets.D, p.x, p.x_tilde, generator
-            )
+            judged = self.critic_loss(nets.D, p.x, p.x_tilde, generator)
+            log["loss_d"], log["d_real"], log["d_fake"] = judged
             self._descend(optimizer_d_x=log["loss_d_x"], optimizer_d=log["loss_d"])
         for critic in (nets.D, nets.D_x):
             critic.requires_grad_(False)
-        log["loss_g"], log["loss_g_x"] = self.generator_losses(
-            self.forward(y, m, generator=generator)
-        )
+        p = self.forward(y, m, generator=generator)
+        log["loss_g"], log["loss_g_x"] = self.generator_losses(p)
         self._descend(optimizer_g=log["loss_g"], optimizer_g_x=log["loss_g_x"])
         for critic in (nets.D, nets.D_x):
             critic.requires_grad_(True)

@@ -1,7 +1,5 @@
 """The measurement process F and its mask distributions p_M (paper, sections 2.1 and 3.2).
 
-Conventions
------------
 - images ``x``: (B, C, H, W) float32 in [-1, 1], made from 8 bits by ``u8 / 127.5 - 1``;
 - masks ``m``: (B, 1, H, W) float32, 1 = observed, 0 = missing, shared by the channels.
 
@@ -30,13 +28,9 @@ RANDOM_BITS = 40  # of each random integer; leaves room to append a pixel index 
 def corrupt(x: Tensor, m: Tensor, tau: float = 0.0) -> Tensor:
     """F(x; m) = x * m + tau * (1 - m), equation 1; ValueError if the mask's shape does not fit.
 
-    Selects rather than multiplies, so that observed values pass to the bit and whatever lies
-    under the mask (NaN included) has no influence at all.
-
-    Args:
-        x: images, (B, C, H, W), in [-1, 1].
-        m: masks, (B, 1, H, W), 1 = observed.
-        tau: value of the missing pixels.
+    Images x are (B, C, H, W) in [-1, 1], masks m (B, 1, H, W), 1 = observed. Selects rather than
+    multiplies, so that observed values pass to the bit and whatever lies under the mask (NaN
+    included) has no influence at all.
     """
     check_mask(x, m)
     return torch.where(m > 0, x, tau)
@@ -45,10 +39,8 @@ def corrupt(x: Tensor, m: Tensor, tau: float = 0.0) -> Tensor:
 def composite(generated: Tensor, y: Tensor, m: Tensor) -> Tensor:
     """x~ = G(y, z) * (1 - m) + y, equation 4: observed pixels pass unchanged, to the bit.
 
-    Args:
-        generated: the generator's output, (B, C, H, W).
-        y: observations, (B, C, H, W).
-        m: masks of ``y``, (B, 1, H, W), 1 = observed; ValueError if the shape does not fit.
+    ``generated``, the generator's output, and y are (B, C, H, W), the masks m of y (B, 1, H, W),
+    1 = observed; ValueError if their shape does not fit.
     """
     check_mask(y, m)
     return torch.where(m > 0, y, generated)
@@ -57,11 +49,8 @@ def composite(generated: Tensor, y: Tensor, m: Tensor) -> Tensor:
 def check_mask(x: Tensor, m: Tensor) -> None:
     """Raise ValueError unless ``m`` is (B, 1, H, W) for images ``x`` of (B, C, H, W)."""
     if x.ndim != 4 or m.shape != (x.shape[0], 1, *x.shape[2:]):
-        expected = (x.shape[0], 1, *x.shape[2:]) if x.ndim == 4 else "(B, 1, H, W)"
-        raise ValueError(
-            f"mask of shape {tuple(m.shape)} does not fit images of shape {tuple(x.shape)}: "
-            f"expected {expected}"
-        )
+        shapes = f"mask of shape {tuple(m.shape)} and images of shape {tuple(x.shape)}"
+        raise ValueError(f"{shapes}: expected (B, 1, H, W) and (B, C, H, W)")
 
 
 def recover_mask(y: Tensor, tau: float = 0.0) -> Tensor:
@@ -69,23 +58,16 @@ def recover_mask(y: Tensor, tau: float = 0.0) -> Tensor:
 
     Exact for 8-bit images scaled to [-1, 1] and tau = 0, because u8 / 127.5 - 1 is never 0.
 
-    Args:
-        y: observations, (B, C, H, W) float in [-1, 1].
-        tau: the value that marks missing pixels.
-
-    Returns:
-        (B, 1, H, W) float32, 1 = observed.
+    Observations y (B, C, H, W) in [-1, 1] give masks (B, 1, H, W) float32, 1 = observed.
 
     Raises:
-        ValueError: the answer would be ambiguous: ``tau`` is no number or itself an 8-bit level,
-            the values are not 8-bit levels scaled to [-1, 1] (images in [0, 1] have black at 0),
-            or only some channels of a pixel equal ``tau``.
+        ValueError: the answer would be ambiguous: ``tau`` is itself an 8-bit level, the values are
+            not 8-bit levels scaled to [-1, 1] (images in [0, 1] have black at 0), or only some
+            channels of a pixel equal ``tau``.
     """
-    if y.ndim != 4 or not y.is_floating_point():
-        raise ValueError(f"expected float images (B, C, H, W), got {y.dtype} {tuple(y.shape)}")
     level = (tau + 1) * 127.5
-    if not math.isfinite(tau) or (-1 <= tau <= 1 and abs(level - round(level)) < 1e-3):
-        raise ValueError(f"tau = {tau} is no number, or a level of observed 8-bit pixels too")
+    if -1 <= tau <= 1 and abs(level - round(level)) < 1e-3:
+        raise ValueError(f"tau = {tau} is a level of observed 8-bit pixels too")
     missing = y == tau  # (B, C, H, W)
     if (missing.any(1) != missing.all(1)).any():
         raise ValueError(f"some pixels equal tau = {tau} in part of their channels only: ambiguous")
@@ -116,9 +98,9 @@ class MaskLaw(ABC):
                 of masks that were really observed never draws an image's own.
         """
 
-    @abstractmethod
     def interior_border(self, size: int) -> int:
-        """Width in pixels of the border that no mask observes."""
+        """Width in pixels of the border that no mask observes: none, if a law does not say."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -139,11 +121,7 @@ class ComputedMasks(MaskLaw):
     ) -> Tensor:
         """The masks (B, 1, size, size) of the images ``ids``, each a pure function of (seed, id).
 
-        Args:
-            ids: B integers below 2**63.
-            size: image side, pixels.
-            seed: the corruption seed.
-            device: where to compute; the masks are the same everywhere.
+        ``ids`` are B integers below 2**63; the masks are the same on every device.
         """
         ids = torch.as_tensor(ids, dtype=torch.int64, device=device)
         return self._masks(_hashed_integers(ids, seed, self._integers_per_mask(size)), size)
@@ -172,12 +150,6 @@ class Patch(ComputedMasks):
     n: int
     k: int
     border: int = 4
-
-    def __post_init__(self) -> None:
-        if self.n < 1 or self.k < 1 or self.border < 0:
-            raise ValueError(f"{self}: n and k must be at least 1, border at least 0")
-        if self.k + 2 * self.border > PAPER_SIZE:
-            raise ValueError(f"{self}: a patch does not fit a {PAPER_SIZE} x {PAPER_SIZE} image")
 
     def pixels_at(self, size: int) -> tuple[int, int]:
         """(k, border) in pixels of a ``size`` x ``size`` image."""
@@ -216,13 +188,6 @@ class DropPixel(ComputedMasks):
     """
 
     p: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.p < 1:
-            raise ValueError(f"{self}: p must be in [0, 1)")
-
-    def interior_border(self, size: int) -> int:
-        return 0
 
     def _integers_per_mask(self, size: int) -> int:
         return size * size

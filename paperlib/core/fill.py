@@ -17,18 +17,12 @@ def pyramid_fill(y: Tensor, m: Tensor, trust: float = 0.02, sweeps: int = 0) -> 
     a pixel is mixed with the coarser guess, which counts as ``trust`` observed pixels (Gortler et
     al., The Lumigraph, 1996).
 
-    ``sweeps`` relax each level towards the biharmonic equation: slopes then go on into a hole,
+    So many ``sweeps`` relax each level towards the biharmonic equation: slopes then go on into a hole,
     where pull-push alone flattens. From coarse to fine few are needed (a cascadic multigrid,
     Bornemann and Deuflhard 1996).
 
-    Args:
-        y: observations, (B, C, H, W), 0 where missing.
-        m: masks, (B, 1, H, W), 1 = observed.
-        trust: weight of the coarser level, in observed pixels.
-        sweeps: relaxations a level; 0 for pull-push alone.
-
-    Returns:
-        (B, C, H, W).
+    Observations y (B, C, H, W), 0 where missing, and masks m (B, 1, H, W), 1 = observed, give
+    (B, C, H, W).
     """
     taps = torch.full((4,), 3 / 8, device=y.device)
     taps[::3] = 1 / 8  # made there: nothing waits for a copy

@@ -50,13 +50,8 @@ def gradient_penalty(
 ) -> Tensor:
     """E (|grad D(u)| - 1)^2 at points u between real and fake images (Gulrajani et al. 2017).
 
-    Args:
-        critic: scores (B,) from images.
-        real, fake: images, (B, C, H, W).
-        generator: chooses each point, uniformly on the line between the two.
-
-    Returns:
-        a scalar, to be weighed by lambda_gp; differentiable in the critic's parameters.
+    The critic gives scores (B,) of images (B, C, H, W); ``generator`` chooses each point, uniformly
+    on the line between the two. The scalar is differentiable in the critic's parameters.
     """
     t = torch.rand(len(real), 1, 1, 1, generator=generator, device=real.device)
     u = torch.lerp(real, fake, t).detach().requires_grad_()
@@ -68,11 +63,8 @@ def gradient_penalty(
 def observation_error(y_hat: Tensor, y: Tensor, m: Tensor, norm: str = "l2") -> Tensor:
     """||y^ - y||^2 of equation 7 as a MEAN over the observed entries (so lambda_y is per entry).
 
-    Args:
-        y_hat: re-measured reconstruction, (B, C, H, W).
-        y: observation, (B, C, H, W).
-        m: mask of both, (B, 1, H, W), 1 = observed.
-        norm: "l2" (the paper's) or "l1".
+    The measured reconstruction y_hat and y are (B, C, H, W), the mask m of both (B, 1, H, W), 1 =
+    observed; ``norm`` is "l2" (the paper's) or "l1".
     """
     error = y_hat - y  # 0 where nothing is observed
     error = error.square() if norm == "l2" else error.abs()

@@ -175,16 +175,14 @@ class Generator(nn.Module):
         # Where convolutions at full resolution follow, z enters at the coarse levels only
         finest = plain if c.output_channels else conditional
         levels = list(zip(pairs, [finest] + [conditional] * len(pairs), strict=False))
-        ups = [kind(b, a, "up") for (a, b), kind in reversed(levels)]
-        self.decode = nn.ModuleList(ups)
+        self.decode = nn.ModuleList([kind(b, a, "up") for (a, b), kind in reversed(levels)])
         self.attend = nn.ModuleList()
         for level in reversed(range(len(channels))):
             here = c.size // c.patch >> level == c.attention
             self.attend.append(SelfAttention(channels[level], spectral) if here else nn.Identity())
         self.last = finest(channels[0], channels[0])
-        last_is_normalised = spectral and not c.start_from_fill
-        layers = output_layers(c, c.bands + 1, spectral, last_is_normalised)
-        self.to_pixels, self.refine = layers
+        last = spectral and not c.start_from_fill
+        self.to_pixels, self.refine = output_layers(c, c.bands + 1, spectral, last)
         if c.start_from_fill:  # what is learned is added to the guess, from 0 on
             nn.init.zeros_([*self.to_pixels, *self.refine][-1].weight)
 
@@ -198,8 +196,7 @@ class Generator(nn.Module):
         skips.pop()
         for block, attend in zip(self.decode, self.attend[1:], strict=True):
             h = attend(block(h, z) + skips.pop())
-        h = self.to_pixels(self.last(h, z))
-        h = F.pixel_shuffle(h, self.patch)
+        h = F.pixel_shuffle(self.to_pixels(self.last(h, z)), self.patch)
         if self.refine:
             h = self.refine(torch.cat([h, y, m], dim=1))  # (B, C, H, W)
         if self.start_from_fill:
