@@ -32,10 +32,9 @@ class RunningAverage:
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         """(tensor of the average, effective tensor of the source)."""
         self.source.eval()  # reading a normalised weight must not advance its power iteration
-        modules = dict(self.source.named_modules())
         pairs = []
         for name, target in self.model.state_dict().items():
             owner, _, leaf = name.rpartition(".")
-            pairs.append((target, getattr(modules[owner], leaf)))
+            pairs.append((target, getattr(self.source.get_submodule(owner), leaf)))
         self.source.train()
         return pairs

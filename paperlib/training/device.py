@@ -21,9 +21,6 @@ from torch.nn.utils import parametrize
 
 from paperlib.config import RunConfig
 
-UPDATES_WORTH_COMPILING = 1000  # fewer take less time than compiling them, a minute or two
-SHARE_FOR_DATA = 0.25  # of the GPU's free memory
-
 
 def default_device() -> torch.device:
     """The GPU where there is one, else the processor."""
@@ -48,7 +45,7 @@ class Computation:
             ampere = gpu and torch.cuda.get_device_capability(device) >= (8, 0)
             precision = "bfloat16" if ampere else "float32"
         if compiled == "auto":
-            long = config.steps * config.accumulate >= UPDATES_WORTH_COMPILING
+            long = config.steps * config.accumulate >= 1000  # fewer take less time than compiling
             compiled = gpu and long and importlib.util.find_spec("triton") is not None
         return cls(device, precision, compiled, gpu if fused == "auto" else fused)
 
@@ -76,7 +73,7 @@ class Computation:
         if config.resident != "auto" or self.device.type != "cuda":
             return config.resident is True
         free, _ = torch.cuda.mem_get_info(self.device)
-        return nbytes <= SHARE_FOR_DATA * free
+        return nbytes <= free / 4
 
 
 def compute_in_bfloat16(net: nn.Module, device_type: str) -> None:

@@ -1,7 +1,6 @@
 """The loop around a method's step: batches, averaging, log, checkpoints, record.
 
-A method is what it computes in a step (``core.algorithm1``, ``core.baselines``); this loop exists
-once.
+A method is what it computes in a step (``core.algorithm1``, ``core.baselines``); the loop is one.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from paperlib.run import Run, plain_generator
 from paperlib.training import processes
 from paperlib.training.averages import RunningAverage
 from paperlib.training.device import Computation, default_device, deterministic_algorithms
-from paperlib.training.interruption import signals_noted
 
 SHOWN_IN_PROGRESS = ("loss_d", "loss_g", "error_y", "error_z")
 OnLog = Callable[[dict[str, Any], Any], None]
@@ -41,15 +39,13 @@ def train(
     device: torch.device | str | None = None,
     on_log: OnLog | None = None,
 ) -> dict[str, Any]:
-    """Train a run in its directory; go on from its last checkpoint; do nothing if it is done.
+    """Train a run in its directory, or go on, until it is done; return its record.
 
     Args:
         config: what to train.
         folder: the run's directory, made if missing.
         device: where; the GPU if there is one, by default.
         on_log: called with every line of the log and the averaged G, e.g. to draw live curves.
-
-    Returns the record.
 
     Raises:
         RunError: the directory belongs to another configuration or is in use by another process,
@@ -97,26 +93,21 @@ class Training:
         self.step, seconds = 0, 0.0
         if (state := processes.first(run.load_checkpoint)) is not None:
             self.step, seconds = state["step"], state["seconds"]
-            self._restore(state)
+            for key, now in self.begun_with.items():
+                if state[key] != now:
+                    what = f"{run.folder} was begun with another {key}, {state[key]}, now {now}"
+                    raise RunError(f"{what}: go on as it was begun, or delete it")
+            for name, part in self.stateful.items():
+                part.load_state_dict(state[name])
         self.started = time.perf_counter() - seconds
-        self.images_per_step = config.batch_size * self.method.batches_per_step
 
-        kind = DATA_SETS[self.method.learns_from]
-        seen = kind(data, "training", law, config.mask_seed, device)
+        about = data, "training", law, config.mask_seed, device
+        seen = DATA_SETS[self.method.learns_from](*about)
         if self.computation.keeps_resident(config, seen.nbytes):
             seen.keep_on_device()
         start = self.step * self.method.batches_per_step
         rows = processes.own_rows(config.batch_size)
         self.batches = seen.batches(config.batch_size, config.seed, start, rows)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint; RunError where it is of other data or another precision."""
-        for key, now in self.begun_with.items():
-            if state[key] != now:
-                what = f"{self.run.folder} was begun with another {key}, {state[key]}, now {now}"
-                raise RunError(f"{what}: go on as it was begun, or delete it")
-        for name, part in self.stateful.items():
-            part.load_state_dict(state[name])
 
     @property
     def seconds(self) -> float:
@@ -167,8 +158,7 @@ class Training:
     def _checked(self, scalars: dict[str, Tensor]) -> dict[str, Any]:
         """A line of the log: the step's scalars, and the norms of each network's last gradients.
 
-        Raises:
-            Diverged: one of them is not finite, in any process.
+        Raises Diverged where one of them is not finite, in any process.
         """
         values = {name: value.item() for name, value in scalars.items()}
         for name, net in vars(self.method.nets).items():
@@ -178,25 +168,34 @@ class Training:
         if any(processes.highest(len(wrong))):
             what = f"{self.run.folder.name} diverged at step {self.step}: {', '.join(wrong)}"
             raise Diverged(f"{what} not finite: try a lower learning rate")
-        rate = self.step * self.images_per_step / self.seconds
-        about = {"step": self.step, "seconds": round(self.seconds, 3)}
-        return about | {"images_per_second": round(rate, 2)} | values
+        return {"step": self.step, "seconds": round(self.seconds, 3)} | values
 
     def finish(self) -> dict[str, Any]:
         """Write the averaged generators and the record; return the record."""
-        c, seconds = self.config, self.seconds
+        c, seconds, nets = self.config, self.seconds, vars(self.method.nets).items()
+        images = c.steps * c.batch_size * self.method.batches_per_step
         record = provenance(c, self.data.checksum) | {
             "steps": c.steps,
             "seconds": round(seconds, 3),
-            "images_per_second": round(c.steps * self.images_per_step / seconds, 2),
+            "images_per_second": round(images / seconds, 2),
             "computed": str(self.computation),
-            "parameters": {
-                name: sum(p.numel() for p in net.parameters())
-                for name, net in vars(self.method.nets).items()
-            },
+            "parameters": {name: sum(p.numel() for p in net.parameters()) for name, net in nets},
             "processes": processes.count(),
         }
         if "limits" in self.data.manifest:  # the values that stand for -1 and 1, band by band
             record["limits"] = self.data.manifest["limits"]
         averages = {name: average.model for name, average in self.averages.items()}
         return self.run.finish(averages, record)
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """Within, the numbers of Ctrl-C and SIGTERM are only noted, in the list: no step is cut short."""
+    noted: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, lambda number, _: noted.append(number)) for n in numbers}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

@@ -14,15 +14,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from paperlib.errors import ConfigurationError
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -53,7 +51,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def first(make: Callable[[], T]) -> T:
+def first(make: Callable[[], Any]) -> Any:
     """``make()`` by the first process alone; its value in all. If it fails, torchrun ends them."""
     if count() == 1:
         return make()
