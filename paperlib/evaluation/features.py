@@ -21,7 +21,7 @@ class EfficientNetLite0(nn.Module):
     """The 1280 pooled last features of EfficientNet-Lite0, trained on ImageNet."""
 
     name = "FD-efflite0"  # of the Frechet distance on them
-    SIZE = 128  # part of the protocol: the distances depend on it; 224 costs three times as much
+    SIZE = 128  # part of the protocol: the distances depend on it
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,18 +35,14 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, 1280) of uint8 images (B, 3, H, W), resized to SIZE x SIZE (bilinear)."""
-        square = (self.SIZE, self.SIZE)
-        x = F.interpolate(images.float(), size=square, mode="bilinear", antialias=True)
+        x = F.interpolate(images.float(), (self.SIZE, self.SIZE), mode="bilinear", antialias=True)
         x = (x / 127.5 - 1).contiguous(memory_format=torch.channels_last)  # as it was trained
         return self.net.extract_features(x).mean(dim=(2, 3))
 
 
 def load_extractor(device: torch.device | str = "cpu") -> Any:
-    """The standard Inception-v3, or where its weights are not on disk EfficientNet-Lite0.
-
-    Nothing is downloaded: the weights are looked for where torch.hub keeps them. Returns a module
-    from uint8 images (B, 3, H, W) to features, and its ``name``.
-    """
+    """From uint8 images (B, 3, H, W) to features: the standard Inception-v3, or where torch.hub does
+    not keep its weights on disk EfficientNet-Lite0. ``name`` is that of the distance on them."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS

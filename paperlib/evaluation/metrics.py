@@ -1,4 +1,4 @@
-"""One declared protocol of evaluation (paper, section 3.4; method, section 5).
+"""One declared protocol of evaluation (paper, section 3.4).
 
 All images are in [-1, 1], so MSE is in squared units of that scale (a quarter of it is the MSE in
 [0, 1]). Every metric comes with the number of images it rests on and a 95 % bootstrap interval
@@ -21,7 +21,7 @@ from paperlib.evaluation.calibration import coverage, energy_score
 from paperlib.evaluation.features import as_stored, kernel_distance_name
 
 METRICS_VERSION = 4  # 4: coverage shares ties out; an older evaluation is done again
-BLOCK = 4  # side of the blocks of std_coarse, pixels
+BLOCK = 4  # side of the blocks of std_coarse, pixels: dots in which G writes z raise std only
 RESAMPLES = 1000  # of the bootstrap, for means over images
 DISTANCE_RESAMPLES = 20  # of the bootstrap, for the Frechet distance
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 200
@@ -33,13 +33,10 @@ Measurement = dict[str, float]
 def per_image(
     x_tilde: Tensor, without_z: Tensor, x: Tensor, m: Tensor, border: int
 ) -> dict[str, Tensor]:
-    """Per-image metrics, (B,) each, from one set of samples.
+    """Per-image metrics, (B,) each, from one set of samples x_tilde, (samples, B, C, H, W).
 
-    Args:
-        x_tilde: reconstructions, (samples, B, C, H, W).
-        without_z, x: the reconstruction at z = 0, and the originals, (B, C, H, W).
-        m: masks, (B, 1, H, W), 1 = observed.
-        border: pixels left out of the interior on each side.
+    The reconstruction at z = 0, ``without_z``, and the originals x are (B, C, H, W), the masks m
+    (B, 1, H, W), 1 = observed; ``border`` is the pixels left out of the interior on each side.
     """
     missing = (1 - m).expand_as(x)  # (B, C, H, W)
     n_missing = missing.sum(dim=(1, 2, 3)).clamp(min=1)  # (B,)
@@ -55,14 +52,11 @@ def per_image(
         "mse_best": over_missing.min(dim=0).values,
         "mse_without_z": ((without_z - x).square() * missing).sum(dim=(1, 2, 3)) / n_missing,
         "std": _mean_deviation(x_tilde, missing),  # over missing pixels (section 3.4)
-        # of means of 4 x 4 blocks: dots in which G writes z raise std only
         "std_coarse": _mean_deviation(blocks, F.avg_pool2d(missing, BLOCK)),
-        # these three are NaN where nothing is missing
         "energy": energy_score(x_tilde, x, missing > 0),
         "coverage_50": coverage(levels, x, missing > 0, 0.5),
         "coverage_80": coverage(levels, x, missing > 0, 0.8),
-        # the seam ratio is the ratio of their means
-        "jump": jump_across_border(x_tilde[0], m),
+        "jump": jump_across_border(x_tilde[0], m),  # the seam ratio is the ratio of their means
         "true_jump": jump_across_border(x, m),
     }
 
@@ -86,23 +80,18 @@ def jump_across_border(x: Tensor, m: Tensor) -> Tensor:
 def over_images(measured: list[dict[str, Tensor]]) -> tuple[dict[str, Measurement], dict[str, Any]]:
     """Metric -> its mean over all images; name of ``PER_IMAGE`` -> one value an image.
 
-    ``measured``: what ``per_image`` gives, batch by batch. The two jumps become "seam". Images of
-    which nothing is missing do not count in the energy score and the coverages.
+    ``measured``: what ``per_image`` gives, batch by batch. The two jumps become "seam".
     """
     table = {k: torch.cat([m[k] for m in measured]).double().cpu().numpy() for k in measured[0]}
     kept = {name: [float(f"{v:.6g}") for v in table[name]] for name in PER_IMAGE}
     jump, true_jump = table.pop("jump"), table.pop("true_jump")
-    any_missing = ~np.isnan(table["coverage_50"])  # of diverged samples it is 0: they count
-    for name in ("energy", "coverage_50", "coverage_80"):
-        table[name] = table[name][any_missing]
     result = {name: bootstrap_ratio(values) for name, values in table.items()}
     return result | {"seam": bootstrap_ratio(jump, true_jump)}, kept
 
 
 def bootstrap_ratio(values: np.ndarray, over: np.ndarray | None = None) -> Measurement:
     """mean(values), or mean(values) / mean(over), with its percentile interval over images."""
-    over = np.ones_like(values) if over is None else over
-    n = len(values)
+    n, over = len(values), np.ones_like(values) if over is None else over
     picks = np.random.default_rng(0).integers(0, n, size=(RESAMPLES, n))
     estimates = values[picks].mean(axis=1) / over[picks].mean(axis=1)
     low, high = np.percentile(estimates, [2.5, 97.5])
@@ -113,17 +102,13 @@ def bootstrap_ratio(values: np.ndarray, over: np.ndarray | None = None) -> Measu
 def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
     """Frechet and kernel distances of samples to complete images, by torchmetrics.
 
-    The Frechet distance grows when few images are used and when images repeat, so its resamples
-    (of images, with all their samples) lie above it: the interval is value +- 1.96 standard
-    deviations of the resamples. That of the kernel distance is over torchmetrics' random subsets.
-
-    Args:
-        real, fake: features of complete images, (N, F), and of samples, (samples, images, F).
-        name: of the Frechet distance on these features, e.g. FD-efflite0 beside KID-efflite0.
+    Features ``real`` (N, F) of complete images and ``fake`` (samples, images, F); ``name`` is that
+    of the Frechet distance on them. This grows when few images are used and when images repeat, so
+    its resamples (of images) lie above it: the interval is value +- 1.96 standard deviations of the
+    resamples. That of the kernel distance is over torchmetrics' random subsets.
     """
     real, fake = real.double(), fake.double()
-    n, everything = fake.shape[1], fake.flatten(0, 1)
-    subset = min(KID_SUBSET_SIZE, min(len(real), n) // 2)
+    n, subset = fake.shape[1], min(KID_SUBSET_SIZE, len(real) // 2, fake.shape[1] // 2)
     as_they_are: Any = nn.Identity()  # where torchmetrics expects an extractor
     as_they_are.num_features = real.shape[1]
     frechet = FrechetInceptionDistance(as_they_are).set_dtype(torch.float64)
@@ -132,7 +117,7 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
         kernel = KernelInceptionDistance(as_they_are, KID_SUBSETS, subset)
     for metric in (frechet, kernel):
         metric.update(real, real=True)
-        metric.update(everything, real=False)
+        metric.update(fake.flatten(0, 1), real=False)
 
     value, rng, resamples = float(frechet.compute()), np.random.default_rng(0), []
     for _ in range(DISTANCE_RESAMPLES):
@@ -153,8 +138,8 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 sqrt(S_a S_b)) of features (N, F), for the resamples.
 
-    The same quantity as torchmetrics', faster where N < F: with A, B the centred features over
-    sqrt(N - 1), the trace of the root is the sum of the singular values of A B^T, (N, N).
+    As torchmetrics', but faster where N < F: with A, B the centred features over sqrt(N - 1), the
+    trace of the root is the sum of the singular values of A B^T, (N, N).
     """
     mean_a, mean_b = a.mean(dim=0), b.mean(dim=0)
     A, B = (a - mean_a) / (len(a) - 1) ** 0.5, (b - mean_b) / (len(b) - 1) ** 0.5

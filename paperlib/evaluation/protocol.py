@@ -46,10 +46,8 @@ class EvaluationProtocol:
         }
 
     def measure(self, reconstruct: Reconstruct, title: str) -> dict[str, Any]:
-        """Measure reconstructions of the first ``count`` images; ``title`` is for the progress.
-
-        Returns "metrics" and, of those that are compared in pairs, "per_image".
-        """
+        """The "metrics" of reconstructions of the first ``count`` images, and "per_image" what claims
+        compare in pairs; ``title`` is for the progress."""
         batches = [rows.numpy() for rows in torch.arange(self.count).split(BATCH)]
         measured, fakes, judged = [], [], max(1, MOST_FEATURES // self.count)
         for rows in track(batches, len(batches), title):
@@ -83,12 +81,8 @@ def evaluate_run(folder: Path, device: torch.device | str | None = None) -> dict
 
     Does nothing if nothing that it rests on has changed. Besides ``metrics`` and ``per_image`` the
     record holds ``course``, distance and error of the snapshots against the seconds of training,
-    and for MisGAN ``data_generator``, the distances of its own samples.
-
-    Raises:
-        RunError: the run is not trained, its files do not belong together, or another process
-            evaluates it.
-        DataError: its data set is not prepared, or has no complete images.
+    and for MisGAN ``data_generator``, the distances of its own samples. RunError if the run is not
+    trained, altered or in use; DataError if its data are not prepared, or are incomplete images.
     """
     run, device = Run(folder), torch.device(device or default_device())
     config = run.config
@@ -117,9 +111,9 @@ def _course(
     run: Run, protocol: EvaluationProtocol, final: dict[str, Any], device: torch.device
 ) -> list[dict[str, float]]:
     """Seconds of training, distance and error at each snapshot (two z an image) and at the end."""
-    config, log, total, course = run.config, run.log(), run.record["seconds"], []
+    config, log, course = run.config, run.log(), []
     for step in (*run.snapshots, config.steps):
-        seconds, found = total, final
+        seconds, found = run.record["seconds"], final
         if step < config.steps:
             reconstruct = sampler(run.snapshot(step, device), 2, config.evaluation_seed)
             found = protocol.measure(reconstruct, f"evaluating {config.name} at {step}")["metrics"]
@@ -141,17 +135,15 @@ def _own_samples(run: Run, protocol: EvaluationProtocol, device: torch.device) -
 def evaluate_reference(
     name: str, config: EvaluationConfig, path: Path, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
-    """Evaluate one of ``references.ROWS`` by the same protocol; write its record to ``path``.
+    """Evaluate one of ``references.ROWS`` by the same protocol into ``path``, if that is not done.
 
-    Of "real", the floor, these are the distances of the originals to other complete images. Nothing
-    is done if the record rests on the same configuration and data.
+    Of "real", the floor, these are the distances of the originals to other complete images.
     """
     protocol = EvaluationProtocol(config, device)
     rests_on = {"reference": name, **protocol.rests_on}
-    if path.is_file():
-        done = records.read_record(path)
-        if done["rests_on"] == rests_on and done["config"] == config.model_dump():
-            return done
+    done = records.read_record(path) if path.is_file() else {"rests_on": None}
+    if done["rests_on"] == rests_on and done["config"] == config.model_dump():
+        return done
     if name == "real":
         originals = protocol.features(protocol.images, config.eval_split, protocol.count)
         measured = {"metrics": protocol.distances(originals[None])}

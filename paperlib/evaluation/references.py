@@ -16,8 +16,6 @@ from paperlib.core.corruption import composite
 from paperlib.core.fill import pyramid_fill
 from paperlib.evaluation.features import to_levels
 
-RADIUS = 3  # pixels around a missing one that OpenCV's two methods look at
-
 
 def mean_fill(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Each channel's mean over the observed pixels of an image (H, W, C) in [-1, 1]."""
@@ -35,9 +33,9 @@ def linear_interpolation(y: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 def _opencv(y: np.ndarray, missing: np.ndarray, method: int) -> np.ndarray:
-    """On 8 bits."""
+    """On 8 bits; looks at 3 pixels around a missing one."""
     levels = to_levels(torch.from_numpy(y)).numpy()
-    filled = cv2.inpaint(levels, missing.astype(np.uint8), RADIUS, method)
+    filled = cv2.inpaint(levels, missing.astype(np.uint8), 3, method)
     return filled.reshape(y.shape) / 127.5 - 1  # of one band OpenCV drops the axis
 
 
@@ -55,11 +53,8 @@ ROWS = (*REFERENCES, "start", "real")  # what G starts from, untrained; the orig
 
 
 def fill(name: str, y: Tensor, m: Tensor) -> Tensor:
-    """Fill in by one of ``REFERENCES`` or "start".
-
-    Observations y (B, C, H, W) in [-1, 1], 0 where missing, and masks m (B, 1, H, W) give
-    (B, C, H, W) in [-1, 1]; observed pixels equal those of ``y`` to the bit.
-    """
+    """Fill in observations y (B, C, H, W) in [-1, 1], 0 where missing, with masks m (B, 1, H, W), by
+    one of ``REFERENCES`` or "start"; observed pixels of the result equal those of y to the bit."""
     if name == "start":
         generated = pyramid_fill(y, m)
     else:
