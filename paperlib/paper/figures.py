@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import display
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -26,7 +27,6 @@ from paperlib.files import write_atomically
 
 MISSING_COLOUR = 0.85  # light grey, so that missing pixels are not taken for black ones
 WIDTH = 6.9  # inches, of a page's two columns
-SECONDS_BETWEEN_DRAWINGS = 10.0
 CURVES = [["d_real", "d_fake"], ["loss_d", "loss_g"], ["error_y"], ["error_z"]]
 
 
@@ -68,12 +68,10 @@ def reconstruction_figure(
 def comparison_figure(
     y: Tensor, m: Tensor, filled: Mapping[str, Tensor], border: int = 0
 ) -> Figure:
-    """One row a method below the observations.
+    """One row a method below the observations y (B, 3, H, W), whose masks are m (B, 1, H, W).
 
-    Args:
-        y, m: observations (B, 3, H, W) and masks (B, 1, H, W).
-        filled: what the row is called -> complete images (B, 3, H, W).
-        border: pixels cropped from each side.
+    ``filled`` is what the row is called -> complete images (B, 3, H, W); ``border`` is the pixels
+    cropped from each side.
     """
     rows = {"$y$": [to_picture(*one, border) for one in zip(y, m, strict=True)]}
     rows |= {name: [to_picture(x, border=border) for x in xs] for name, xs in filled.items()}
@@ -112,11 +110,9 @@ def curves_figure(log: Sequence[Mapping[str, float]], title: str = "") -> Figure
     """Training curves of a run: D on real and fake, losses, the errors of y and of z."""
     table = pd.DataFrame(log).set_index("step")
     groups = [found for keys in CURVES if (found := table.columns.intersection(keys).tolist())]
-    figure, axes = plt.subplots(
-        1, len(groups), figsize=(WIDTH, 1.7), layout="constrained", squeeze=False
-    )
-    for ax, keys in zip(axes[0], groups, strict=True):
-        table[keys].plot(ax=ax)
+    figure = plt.figure(figsize=(WIDTH, 1.7), layout="constrained")
+    for number, keys in enumerate(groups, 1):
+        table[keys].plot(ax=figure.add_subplot(1, len(groups), number))
     figure.suptitle(title)
     return figure
 
@@ -128,16 +124,13 @@ class Monitor:
     """
 
     def __init__(self, y: Tensor, m: Tensor, border: int = 0) -> None:
-        self.y, self.m, self.border = y, m, border
+        self.y, self.m, self.border, self.drawn = y, m, border, 0.0
         self.log: list[Mapping[str, float]] = []
-        self.drawn = 0.0
 
     def __call__(self, line: Mapping[str, float], G: Any) -> None:
-        """Draw, or redraw in place, every SECONDS_BETWEEN_DRAWINGS."""
-        from IPython.display import display
-
+        """Draw, or redraw in place, every 10 seconds."""
         self.log.append(line)
-        if time.monotonic() - self.drawn < SECONDS_BETWEEN_DRAWINGS:
+        if time.monotonic() - self.drawn < 10:
             return
         z = latents(range(len(self.y)), 3, G.nz, seed=0, device=self.y.device)
         x_tilde = reconstruct(G, self.y, self.m, z)

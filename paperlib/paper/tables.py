@@ -77,9 +77,9 @@ Records = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 def load_records(profile: str, results: Path | None = None) -> Records:
     """Everything evaluated in a profile: runs, references, peers.
 
-    The method "ambientgan" are the samples of MisGAN's data generator. ``results`` is the folder of
-    the profile, if it does not lie below ``paths.RESULTS``. RunError names a record that does not
-    belong to the run that the profile describes, to the weights beside it or to the data.
+    The method "ambientgan" are the samples of MisGAN's data generator. ``results`` is the profile's
+    folder, by default below ``paths.RESULTS``. RunError names a record that does not belong to the
+    run that the profile describes, to the weights beside it or to the data.
     """
     folder = results or paths.RESULTS / Path(profile).stem
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -169,18 +169,13 @@ def table(records: Records) -> pd.DataFrame:
 
 
 def cells(
-    long: pd.DataFrame,
-    metrics: Sequence[str],
-    labels: Mapping[str, str],
-    marked: Mapping[tuple[str, str], str],
-    bold: str = "**{}**",
-) -> pd.DataFrame:
+    long: pd.DataFrame, metrics: Sequence[str], labels: Mapping[str, str],
+    marked: Mapping[tuple[str, str], str], bold: str = "**{}**",
+) -> pd.DataFrame:  # fmt: skip
     """Formatted cells of metrics, the corruptions side by side; below a method's row the paper's.
 
-    Args:
-        long, marked: what ``table`` and ``marks`` return.
-        labels: method -> what its row is called, in the order of the rows.
-        bold: format of the best value of a column.
+    ``long`` and ``marked`` are what ``table`` and ``marks`` return, ``labels`` what the row of a
+    method is called, in the order of the rows; the best value of a column is formatted as ``bold``.
     """
     columns: dict[str, dict[str, str]] = {}
     for (corruption, title), metric in itertools.product(CORRUPTIONS.items(), metrics):
@@ -193,9 +188,8 @@ def cells(
             text = _number(value, metric)
             if metric in LOWER_IS_BETTER and value == best:
                 text = bold.format(text)
-            if metric == metrics[0]:
-                text += marked.get((corruption, method), "")
-            column[label] = text
+            mark = marked.get((corruption, method), "") if metric == metrics[0] else ""
+            column[label] = text + mark
             column[f"{label}, the paper"] = _number(found.at[method, "paper"], "paper")
     shown = pd.DataFrame(columns).rename_axis("model")
     return shown[~(shown.index.str.endswith(", the paper") & (shown == DASH).all(axis=1))]
@@ -242,14 +236,14 @@ def note(long: pd.DataFrame, profile: str) -> str:
     count = " to ".join(dict.fromkeys(map(str, (seeds.min(), seeds.max()))))
     distance = long["metric"].iloc[0]
     other = f"{distance} is the Frechet distance on EfficientNet-Lite0 features, not comparable "
+    other = "" if distance == "FID" else f"{other}with the paper's FID. "
     return (
         f"{images} test images, {count} seed(s) a run; best of a column in bold; {DASH}: no record; "
         f"{WORSE.strip()}: worse in energy score than what its generator started from; "
         f"{STILL_FALLING.strip()}: not converged, its error was still falling. MSE and std on the "
         "scale [-1, 1]; MSE is over the whole image. Distances are to complete images of the "
-        "training split, none of them one that is filled in. "
-        + ("" if distance == "FID" else f"{other}with the paper's FID. ")
-        + "The paper's rows are of CelebA at 128 px."
+        f"training split, none of them one that is filled in. {other}"
+        "The paper's rows are of CelebA at 128 px."
     )
 
 

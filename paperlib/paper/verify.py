@@ -12,25 +12,22 @@ from paperlib.data.prepare import load_prepared
 from paperlib.errors import ConfigurationError, DataError, RunError
 from paperlib.evaluation.metrics import METRICS_VERSION
 from paperlib.paper import claims, tables
-from paperlib.profiles import load_profile
-from paperlib.records import file_checksum, read_record
-from paperlib.run import Run, check_data, refuse_other_configuration
+from paperlib.records import read_record
+from paperlib.run import Run, check_data
 
 
 def verify(results: Path) -> tuple[list[str], str]:
     """What is wrong below ``results``, of all profiles or of one, and in a line what was looked at.
 
-    Of each run all files, up to the first fault; the records of references, peers and runs on fields;
-    the tables and claims, written anew from the records and compared; and the prepared data that
-    these rest on. Nothing is changed. RunError where there is nothing to verify.
+    Of each run all files, up to the first fault; the records of references and peers; the tables and
+    claims, written anew from the records and compared; and the prepared data that these rest on.
+    Nothing is changed. RunError where there is nothing to verify.
     """
     runs = [Run(path.parent) for path in sorted(results.rglob("config.json"))]
     measured = [path for part in tables.PARTS for path in sorted(results.rglob(f"{part}/*.json"))]
-    fields = sorted(results.rglob("runs/*.json"))
-    written = [
-        p.parent for p in results.rglob("table1.md") if paths.config(p.parent.name).is_file()
-    ]
-    if not (runs or measured or fields):
+    folders = [path.parent for path in sorted(results.rglob("table1.md"))]
+    written = [folder for folder in folders if paths.config(folder.name).is_file()]
+    if not (runs or measured):
         raise RunError(f"{results} holds no results: give a folder like results/ or results/quick")
     faults: dict[str, None] = {}  # in the order in which they were found
 
@@ -45,13 +42,10 @@ def verify(results: Path) -> tuple[list[str], str]:
         return found
 
     data = {*collect(_check_run, runs), *collect(_check_record, measured)}
-    collect(_check_run_on_fields, fields)
     collect(_check_tables, written)
     collect(lambda config: load_prepared(config).check(), data)
-    counts = (
-        f"{len(runs)} runs, {len(measured)} references and peers, {len(fields)} runs on fields, "
-        f"{len(written)} profiles' tables, {len(data)} prepared data sets"
-    )
+    counts = f"{len(runs)} runs, {len(measured)} references and peers, "
+    counts += f"{len(written)} profiles' tables, {len(data)} prepared data sets"
     return list(faults), counts
 
 
@@ -65,13 +59,6 @@ def _check_record(path: Path) -> DataConfig:
     """Of what was not trained here."""
     record = read_record(path)
     config = EvaluationConfig.parse(record.get("config", {}), str(path))
-    profile = path.parent.parent.name
-    for ours in load_profile(profile) if paths.config(profile).is_file() else []:
-        if ours.corruption == config.corruption:
-            refuse_other_configuration(path, record["config"], ours.evaluation)
-    name = record.get("rests_on", {}).get("reference")
-    if name and path.stem != f"{config.corruption}-{name}":
-        raise RunError(f"{path} is of {config.corruption}-{name}: give it this name")
     _check_version(path, record)
     check_data(path, record, config)
     return config.data
@@ -80,13 +67,6 @@ def _check_record(path: Path) -> DataConfig:
 def _check_version(path: Path, record: dict[str, Any]) -> None:
     if record.get("rests_on", {}).get("metrics", METRICS_VERSION) != METRICS_VERSION:
         raise RunError(f"{path} is stale, other metrics would be taken now: evaluate again")
-
-
-def _check_run_on_fields(path: Path) -> None:
-    """A record of ``beyond.fields``, and the weights beside it."""
-    said, weights = read_record(path).get("generator_checksum"), path.with_suffix(".safetensors")
-    if said not in (None, file_checksum(weights)):
-        raise RunError(f"{weights} is not what its record describes: delete {path}, run again")
 
 
 def _check_tables(folder: Path) -> None:
