@@ -36,7 +36,7 @@ def trained_profile() -> str:
     if any(paths.runs("quick").glob("*/evaluation.json")):
         return "quick"
     print(
-        "quick was not trained: 'make reproduce' does it. This is smoke: its numbers mean nothing."
+        "No runs of quick: 'make reproduce' trains them. This is smoke: its numbers mean nothing."
     )
     return "smoke"
 

@@ -19,6 +19,7 @@ import nbformat
 import papermill
 from PIL import Image
 
+LANGUAGE = {"name": "python"}  # and no version of it, nor what only this machine has
 MOST_BYTES = 60_000  # of a picture
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,20 +43,13 @@ def small(png: str) -> str:
 
 def execute(path: Path) -> None:
     """Execute a notebook with its default parameters, and write it with its outputs."""
-    os.environ["PAPERLIB_PROGRESS"] = "none"
     notebook = papermill.execute_notebook(path, None, kernel_name="python3", progress_bar=False)
-    for name in (
-        "papermill",
-        "widgets",
-    ):  # times and paths of this machine; what only a kernel shows
-        notebook.metadata.pop(name, None)
-    notebook.metadata.language_info = {"name": "python"}
+    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": LANGUAGE}
     for cell in notebook.cells:
-        cell.metadata = {
-            k: v for k, v in cell.metadata.items() if k not in ("papermill", "execution")
-        }
-        if not cell.metadata.get("tags", True):
-            del cell.metadata["tags"]  # papermill adds an empty list
+        for key in ("papermill", "execution"):  # times of this machine
+            cell.metadata.pop(key, None)
+        if cell.metadata.get("tags") == []:  # papermill adds it
+            del cell.metadata["tags"]
         if cell.cell_type == "code":
             cell.metadata["executed"] = digest(cell.source)
             for output in cell.outputs:
@@ -67,6 +61,7 @@ def execute(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["PAPERLIB_PROGRESS"] = "none"
     for name in sys.argv[1:] or sorted((ROOT / "notebooks").glob("*.ipynb")):
         print(f"executing {name}", flush=True)
         execute(Path(name))

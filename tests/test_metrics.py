@@ -247,6 +247,21 @@ def test_samples_that_are_not_numbers_are_not_passed_over(evaluated):
     assert result["coverage_80"]["images"] == 23
 
 
+def test_image_with_nothing_missing_has_no_say_in_calibration(evaluated, monkeypatch):
+    batch = evaluated.data.batch
+
+    def with_a_complete_one(rows):
+        x, m = batch(rows)
+        m[rows == 2] = 1
+        return x, m
+
+    monkeypatch.setattr(evaluated.data, "batch", with_a_complete_one)
+    result = evaluated()
+    for name in CALIBRATION:
+        assert result[name]["images"] == 22 and result[name]["low"] <= result[name]["value"], name
+    assert result["mse"]["images"] == 23
+
+
 def test_latents_of_an_image_are_normal_and_do_not_depend_on_its_company():
     together = latents([3, 8, 1], samples=4, nz=5, seed=0)
     assert together.shape == (4, 3, 5)

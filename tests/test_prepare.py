@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from paperlib import paths, seeds
@@ -155,6 +156,12 @@ def test_failed_preparation_leaves_the_earlier_one_and_no_draft(images, monkeypa
         prepare(config)
     assert content(config) == before
     assert [p.name for p in paths.DATA.iterdir() if not p.name.endswith(".lock")] == [config.folder]
+
+
+def test_what_is_prepared_is_read_without_the_lock(images, monkeypatch):
+    done = prepare(folder_of(images))
+    monkeypatch.setattr(FileLock, "acquire", Mock(side_effect=PermissionError("read-only")))
+    assert prepare(folder_of(images)).checksum == done.checksum
 
 
 def test_of_two_prepares_at_once_one_waits_for_the_other(noise, monkeypatch):

@@ -7,6 +7,7 @@ import json
 import math
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def press_ctrl_c_after(step: int):
             signal.raise_signal(signal.SIGINT)
 
     return on_log
+
+
+def test_it_trains_in_a_thread_too_where_python_allows_no_signal_handlers(workspace, tiny_config):
+    with ThreadPoolExecutor(1) as pool:
+        record = pool.submit(train, tiny_config, workspace / "run").result()
+    assert record["steps"] == tiny_config.steps
 
 
 def interrupted(config: RunConfig, folder: Path, step: int = 2) -> Path:

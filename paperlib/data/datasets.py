@@ -105,7 +105,11 @@ class Batches:
         self._kept = [self._read(array, self._rows) for array in self._arrays]
 
     def _read(self, array: np.ndarray, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(array[rows]).to(self._device)
+        """Rows of an array on the device; to a GPU by pinned memory, without waiting for it."""
+        read = torch.from_numpy(array[rows])
+        if self._device.type == "cuda":
+            read = read.pin_memory()
+        return read.to(self._device, non_blocking=True)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         """What is shown of the B images in ``rows`` of the split."""

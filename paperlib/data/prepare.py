@@ -111,11 +111,16 @@ def prepare(config: DataConfig) -> Prepared:
     folder, source = paths.DATA / config.folder, open_source(config)
     request = {"crop": source.crop.format(size=config.size), "config": config.model_dump()}
     request["source"] = source.fingerprint()
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        with suppress(DataError):  # not prepared, or damaged
-            if (done := load_prepared(config)).manifest["request"] == request:
-                return done
-        _prepare(source, folder, request)
+
+    def is_prepared() -> bool:
+        with suppress(DataError):  # nothing there, or damaged
+            return load_prepared(config).manifest["request"] == request
+        return False
+
+    if not is_prepared():  # who only reads needs no lock, and may not be allowed to write one
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not is_prepared():  # by the process that we waited for
+                _prepare(source, folder, request)
     return load_prepared(config)
 
 

@@ -202,8 +202,11 @@ class LSUN(Files):
             self._lmdb = lmdb.open(str(self.path), subdir=False, **how)
         except lmdb.Error as error:
             raise DataError(f"lsun: {self.path} is not an LMDB, or damaged ({error})") from None
-        with self._lmdb.begin() as transaction:
-            self.ids = [key.decode() for key in transaction.cursor().iternext(values=False)]
+
+    @cached_property
+    def ids(self) -> list[str]:  # type: ignore[override]
+        with self._lmdb.begin() as transaction:  # of millions of keys: when they are asked for
+            return [key.decode() for key in transaction.cursor().iternext(values=False)]
 
     def image(self, image_id: str) -> Image.Image:
         with self._lmdb.begin() as transaction:

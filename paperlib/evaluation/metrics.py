@@ -80,11 +80,15 @@ def jump_across_border(x: Tensor, m: Tensor) -> Tensor:
 def over_images(measured: list[dict[str, Tensor]]) -> tuple[dict[str, Measurement], dict[str, Any]]:
     """Metric -> its mean over all images; name of ``PER_IMAGE`` -> one value an image.
 
-    ``measured``: what ``per_image`` gives, batch by batch. The two jumps become "seam".
+    ``measured``: what ``per_image`` gives, batch by batch. The two jumps become "seam". Images of
+    which nothing is missing do not count in the energy score and the coverages.
     """
     table = {k: torch.cat([m[k] for m in measured]).double().cpu().numpy() for k in measured[0]}
     kept = {name: [float(f"{v:.6g}") for v in table[name]] for name in PER_IMAGE}
     jump, true_jump = table.pop("jump"), table.pop("true_jump")
+    any_missing = ~np.isnan(table["coverage_50"])  # of diverged samples it is 0: they count
+    for name in ("energy", "coverage_50", "coverage_80"):
+        table[name] = table[name][any_missing]
     result = {name: bootstrap_ratio(values) for name, values in table.items()}
     return result | {"seam": bootstrap_ratio(jump, true_jump)}, kept
 

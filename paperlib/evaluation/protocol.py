@@ -141,9 +141,10 @@ def evaluate_reference(
     """
     protocol = EvaluationProtocol(config, device)
     rests_on = {"reference": name, **protocol.rests_on}
-    done = records.read_record(path) if path.is_file() else {"rests_on": None}
-    if done["rests_on"] == rests_on and done["config"] == config.model_dump():
-        return done
+    if path.is_file():
+        done = records.read_record(path)
+        if done["rests_on"] == rests_on and done["config"] == config.model_dump():
+            return done
     if name == "real":
         originals = protocol.features(protocol.images, config.eval_split, protocol.count)
         measured = {"metrics": protocol.distances(originals[None])}

@@ -169,9 +169,12 @@ def table(records: Records) -> pd.DataFrame:
 
 
 def cells(
-    long: pd.DataFrame, metrics: Sequence[str], labels: Mapping[str, str],
-    marked: Mapping[tuple[str, str], str], bold: str = "**{}**",
-) -> pd.DataFrame:  # fmt: skip
+    long: pd.DataFrame,
+    metrics: Sequence[str],
+    labels: Mapping[str, str],
+    marked: Mapping[tuple[str, str], str],
+    bold: str = "**{}**",
+) -> pd.DataFrame:
     """Formatted cells of metrics, the corruptions side by side; below a method's row the paper's.
 
     ``long`` and ``marked`` are what ``table`` and ``marks`` return, ``labels`` what the row of a

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -101,8 +102,7 @@ class Training:
                 part.load_state_dict(state[name])
         self.started = time.perf_counter() - seconds
 
-        about = data, "training", law, config.mask_seed, device
-        seen = DATA_SETS[self.method.learns_from](*about)
+        seen = DATA_SETS[self.method.learns_from](data, "training", law, config.mask_seed, device)
         if self.computation.keeps_resident(config, seen.nbytes):
             seen.keep_on_device()
         start = self.step * self.method.batches_per_step
@@ -192,7 +192,8 @@ class Training:
 def signals_noted() -> Iterator[list[int]]:
     """Within, the numbers of Ctrl-C and SIGTERM are only noted, in the list: no step is cut short."""
     noted: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()  # no other one is sent any
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
     before = {n: signal.signal(n, lambda number, _: noted.append(number)) for n in numbers}
     try:
         yield noted
