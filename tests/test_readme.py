@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from helpers import load_script
 
 from paperlib import paths
 from paperlib.__main__ import main
@@ -16,6 +19,7 @@ from paperlib.data.sources import SOURCES
 from paperlib.records import read_json
 
 README = paths.ROOT / "README.md"
+publish = load_script("publish")
 PAGES = pytest.mark.parametrize(
     "page", [README, *sorted((paths.ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
 )
@@ -81,3 +85,18 @@ def test_commands_targets_and_profiles_exist(page):
 def test_the_table_of_notebooks_is_complete():
     listed = re.findall(r"^\| `(\d\d_\w+)` \|", README.read_text(), flags=re.MULTILINE)
     assert listed == sorted(p.stem for p in paths.NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("profile", publish.published())
+def test_published_numbers_follow_from_the_committed_records(profile):
+    folder = publish.PUBLISHED / profile
+    records = publish.by_method(read_json(folder / "records.json"))
+    for name, text in publish.texts(profile, records).items():
+        if name.endswith(".csv"):  # all digits, of which another processor may round the last
+            pd.testing.assert_frame_equal(
+                pd.read_csv(folder / name), pd.read_csv(io.StringIO(text)), rtol=1e-9
+            )
+        else:
+            assert (folder / name).read_text() == text
+    if profile == "quick":
+        assert publish.TABLE.search(README.read_text()).group() == publish.readme_table(records)

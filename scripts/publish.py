@@ -1,0 +1,120 @@
+"""Publish what a profile has: its records, tables, claims and figures in docs/results/PROFILE.
+
+    python scripts/publish.py PROFILE     then, of quick, the README's table
+    python scripts/publish.py --again     everything that follows from the committed records, anew
+
+``records.json`` holds all records as they were written. Tables, claims and the README's table are
+made of it alone, so that anyone can make them again without a run; a test compares every byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections import defaultdict
+
+import paperlib.beyond  # noqa: F401, its methods have names too
+from paperlib import paths
+from paperlib.files import write_text
+from paperlib.paper import claims, tables
+from paperlib.profiles import load_profile
+from paperlib.records import read_json, read_record
+from paperlib.run import Run
+
+PUBLISHED = paths.ROOT / "docs" / "results"
+README = paths.ROOT / "README.md"
+FIGURES = ("figure4", "figure5", "one_patch", "uncertainty-one_patch")  # none of CelebA, ever
+SHOWN = ("energy", "std_coarse")  # in the README, after the distance
+ROWS = (
+    "real", "start", "mean", "linear", "biharmonic", "unpaired", "paired", "misgan", "base",
+    "encoding_z", "encoding_y", "both", "scored",
+)  # fmt: skip
+TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
+
+
+def collect(profile: str) -> dict[str, dict]:
+    """All records of a profile below results/, checked by ``tables.load_records`` first."""
+    tables.load_records(profile)
+    folder = paths.RESULTS / profile
+    runs = [Run(folder / "runs" / config.name) for config in load_profile(profile)]
+    done = {run.folder.name: run for run in runs if run.is_trained and run.evaluation}
+    references = sorted((folder / "references").glob("*.json"))
+    return {
+        "training": {name: run.record for name, run in done.items()},
+        "evaluation": {name: run.evaluation for name, run in done.items()},
+        "references": {path.stem: read_record(path) for path in references},
+    }
+
+
+def by_method(stored: dict[str, dict]) -> tables.Records:
+    """The records of a ``records.json``, as ``tables.load_records`` gives those on disk."""
+    found: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for record in stored["evaluation"].values():
+        corruption, method = record["config"]["corruption"], record["config"]["method"]
+        found[corruption, method].append(record)
+        if "data_generator" in record:
+            own_samples = record | {"metrics": record["data_generator"]}
+            found[corruption, "ambientgan"].append(own_samples)
+    for name, record in stored["references"].items():
+        corruption = record["config"]["corruption"]
+        found[corruption, name.removeprefix(f"{corruption}-")].append(record)
+    return found
+
+
+def texts(profile: str, records: tables.Records) -> dict[str, str]:
+    """Tables and claims: file name -> text."""
+    return tables.rendered(profile, records) | claims.rendered(profile, records)
+
+
+def readme_table(records: tables.Records) -> str:
+    """The README's one table: distance, energy score and coarse std, the mean over seeds."""
+    distance = tables.distance_name(records)
+    names = ["corruption", "method", "metric"]
+    means = tables.summarise(tables.evaluations(records)).set_index(names)["value"]
+
+    def cell(corruption: str, method: str) -> str:
+        values = [means.get((corruption, method, metric)) for metric in (distance, *SHOWN)]
+        shown = [f"{v:{'.0f' if i == 0 else '.3f'}}" for i, v in enumerate(values) if v is not None]
+        return ", ".join(shown) or tables.DASH
+
+    first, *others = tables.CORRUPTIONS.values()
+    lines = [f"| digits, 32 px | {first}: FD, energy, coarse std | {' | '.join(others)} |"]
+    lines.append("| --- " * 4 + "|")
+    for method in ROWS:
+        cells = " | ".join(cell(corruption, method) for corruption in tables.CORRUPTIONS)
+        lines.append(f"| {tables.LABELS[method]} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_again(profile: str) -> None:
+    """All that follows from the committed records of a profile."""
+    records = by_method(read_json(PUBLISHED / profile / "records.json"))
+    for name, text in texts(profile, records).items():
+        write_text(PUBLISHED / profile / name, text)
+    if profile == "quick":
+        write_text(README, TABLE.sub(lambda _: readme_table(records), README.read_text()))
+
+
+def publish(profile: str) -> None:
+    """Copy records and figures of a profile, and write what follows from them."""
+    target = PUBLISHED / profile
+    write_text(target / "records.json", json.dumps(collect(profile)) + "\n")
+    if load_profile(profile)[0].dataset != "celeba":
+        for figure in (paths.RESULTS / profile / f"{name}.png" for name in FIGURES):
+            if figure.is_file():
+                shutil.copy(figure, target)
+    write_again(profile)
+
+
+def published() -> list[str]:
+    """The profiles whose committed records are of this form."""
+    found = sorted(PUBLISHED.glob("*/records.json"))
+    return [path.parent.name for path in found if "evaluation" in json.loads(path.read_text())]
+
+
+if __name__ == "__main__":
+    for name in published() if sys.argv[1] == "--again" else sys.argv[1:]:
+        print(f"publishing {PUBLISHED / name}")
+        write_again(name) if sys.argv[1] == "--again" else publish(name)
