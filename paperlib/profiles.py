@@ -1,7 +1,8 @@
 """Profiles of runs: ``configs/NAME.yaml``.
 
 A profile holds the keys that its runs share, under ``matrix`` the lists whose product makes the
-runs, and under ``overrides`` the keys that differ at some points of it.
+runs, and under ``overrides`` the keys that differ at some points of it. ``like: OTHER`` takes over
+what another profile has and this one does not.
 """
 
 from __future__ import annotations
@@ -61,23 +62,34 @@ def evaluation_configs(profile: str) -> list[EvaluationConfig]:
     return list({run.corruption: run.evaluation for run in load_profile(profile)}.values())
 
 
-def _read_profile(profile: str) -> tuple[dict[str, list], Callable[[dict, dict], RunConfig]]:
-    """The matrix, and what makes the run at a point of it, with changes."""
+def _read_yaml(profile: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a profile and its keys."""
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else paths.config(profile)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in paths.CONFIGS.glob("*.yaml")))
         raise ConfigurationError(f"no profile {profile!r} ({path} is missing); known: {known}")
     try:
-        shared = yaml.safe_load(path.read_text(encoding="utf-8"))
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise ConfigurationError(f"{path}: not valid YAML in UTF-8 ({said})") from None
-    if not isinstance(shared, dict):
+    if not isinstance(keys, dict):
         raise ConfigurationError(f"{path}: expected 'key: value' lines")
-    matrix, overrides = (shared.pop(key, {}) for key in ("matrix", "overrides"))
-    for key, part, kind in (("matrix", matrix, list), ("overrides", overrides, dict)):
+    for key, kind in (("matrix", list), ("overrides", dict)):
+        part = keys.setdefault(key, {})
         if not isinstance(part, dict) or not all(v and isinstance(v, kind) for v in part.values()):
             raise ConfigurationError(f"{path}: '{key}' must map each key to a {kind.__name__}")
+    return path, keys
+
+
+def _read_profile(profile: str) -> tuple[dict[str, list], Callable[[dict, dict], RunConfig]]:
+    """The matrix, and what makes the run at a point of it, with changes."""
+    path, shared = _read_yaml(profile)
+    if other := shared.pop("like", None):
+        _, below = _read_yaml(str(other))
+        merged = {key: below[key] | shared[key] for key in ("matrix", "overrides")}
+        shared = below | shared | merged
+    matrix, overrides = shared.pop("matrix"), shared.pop("overrides")
     named = {str(value) for values in matrix.values() for value in values}
     if unknown := {word for key in overrides for word in str(key).split()} - named:
         raise ConfigurationError(f"{path}: overrides of {min(unknown)}, which is not in the matrix")

@@ -83,6 +83,12 @@ def test_run_of_a_profile_has_its_overrides_and_the_changes_the_last_word(profil
     assert run_of_profile(path, "one_patch", "base").dataset == "folder"
 
 
+def test_a_profile_like_another_takes_over_what_it_does_not_change(profile):
+    runs = load_profile(profile("like: smoke\nsteps: 9\nmatrix: {seed: [4]}"))
+    changed = {"steps": 9, "seed": 4}
+    assert runs == [RunConfig(**run.model_dump() | changed) for run in load_profile("smoke")]
+
+
 @pytest.mark.parametrize("path", sorted(paths.CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_profiles_of_the_repository_load(path):
     runs = load_profile(path.stem)
