@@ -77,7 +77,8 @@ def comparison_figure(
     """One row a method below the observations y (B, 3, H, W), whose masks are m (B, 1, H, W).
 
     ``filled`` is what the row is called -> complete images (B, 3, H, W); ``border`` is the pixels
-    cropped from each side; ``groups`` is what stands at the right of some rows -> their names.
+    cropped from each side; ``groups`` is what stands at the right of some rows -> their names, of
+    which those that ``filled`` lacks are passed over.
     """
     rows = {"$y$": [to_picture(*one, border) for one in zip(y, m, strict=True)]}
     rows |= {name: [to_picture(x, border=border) for x in xs] for name, xs in filled.items()}
@@ -92,13 +93,13 @@ def comparison_figure(
             ax.imshow(picture)
             ax.spines[:].set_visible(False)
     for label, names in (groups or {}).items():
-        places = [
+        beside = [
             ax.get_position() for ax, name in zip(axes[:, -1], rows, strict=True) if name in names
         ]
-        right, low, high = places[0].x1 + 0.01, places[-1].y0, places[0].y1
-        figure.add_artist(Line2D([right, right], [low, high], color="0.5", linestyle="-"))
-        middle = (low + high) / 2
-        figure.text(right + 0.008, middle, label, rotation=270, va="center", linespacing=1.0)
+        if beside:
+            right, low, high = beside[0].x1 + 0.01, beside[-1].y0 + 0.005, beside[0].y1 - 0.005
+            figure.add_artist(Line2D([right, right], [low, high], color="0.5", linestyle="-"))
+            figure.text(right + 0.01, (low + high) / 2, label, rotation=270, va="center")
     return figure
 
 
