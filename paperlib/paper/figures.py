@@ -127,7 +127,10 @@ def curves_figure(log: Sequence[Mapping[str, float]], title: str = "") -> Figure
     groups = [found for keys in CURVES if (found := table.columns.intersection(keys).tolist())]
     figure = plt.figure(figsize=(WIDTH, 1.7), layout="constrained")
     for number, keys in enumerate(groups, 1):
-        table[keys].plot(ax=figure.add_subplot(1, len(groups), number))
+        ax = table[keys].plot(ax=figure.add_subplot(1, len(groups), number))
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
+        ax.legend(loc="upper right")
     figure.suptitle(title)
     return figure
 
