@@ -45,14 +45,27 @@ def test_rows_of_reconstructions_show_every_sample_of_every_image():
     assert labels == ["$y$", "$z_{1}$", "$z_{2}$", "$z_{3}$"]
 
 
-def test_uncertainty_is_the_deviation_over_samples():
+def test_groups_stand_beside_their_rows():
+    y, m = observations()
+    filled = {name: images(k) for k, name in enumerate(["a", "b", "c"])}
+    figure = figures.comparison_figure(y, m, filled, groups={"two": ["a", "b"], "one": ["c"]})
+    last = [ax.get_position() for ax in figure.axes[len(y) - 1 :: len(y)]]  # of y, a, b, c
+    two, one = figure.texts
+    assert (two.get_text(), one.get_text()) == ("two", "one")
+    assert two.get_position()[1] == pytest.approx((last[1].y1 + last[2].y0) / 2)
+    assert one.get_position()[1] == pytest.approx((last[3].y1 + last[3].y0) / 2)
+    assert min(text.get_position()[0] for text in figure.texts) > last[0].x1
+
+
+@pytest.mark.parametrize("step, seen", [(0.0, 0.0), (0.5, 0.5 / 2**0.5), (9.0, 1.0)])
+def test_uncertainty_is_the_deviation_over_samples_on_one_scale(step, seen):
     (y, m), x = observations(), images()
-    x_tilde = torch.stack([x, x + 0.5])
+    x_tilde = torch.stack([x, x + step])
     *axes, bar = figures.uncertainty_figure(y, m, x_tilde, x).axes
     assert [ax.get_ylabel() for ax in axes[:: len(y)]] == ["$y$", "mean", "std", "$x$"]
-    top = matplotlib.colormaps["magma"](1.0)[:3]  # the same everywhere
-    assert np.allclose(axes[2 * len(y)].images[0].get_array(), top, atol=1e-3)
-    assert bar.get_ylabel() == "std" and bar.get_ylim() == pytest.approx((0, 0.5 / 2**0.5))
+    colour = matplotlib.colormaps["magma"](seen)[:3]  # the same everywhere
+    assert np.allclose(axes[2 * len(y)].images[0].get_array(), colour, atol=1e-2)
+    assert bar.get_ylabel() == "std" and bar.get_ylim() == (0, 1)
 
 
 def test_a_figure_is_written_to_look_at_and_to_print_and_is_reproducible(tmp_path):

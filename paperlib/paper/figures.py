@@ -20,6 +20,7 @@ from IPython.display import display
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from paperlib.evaluation.sampling import latents, reconstruct
@@ -27,6 +28,7 @@ from paperlib.files import write_atomically
 
 MISSING_COLOUR = 0.85  # light grey, so that missing pixels are not taken for black ones
 WIDTH = 6.9  # inches, of a page's two columns
+HIGHEST_STD = 1.0  # drawn brightest, in every figure, so that figures can be compared
 CURVES = [["d_real", "d_fake"], ["loss_d", "loss_g"], ["error_y"], ["error_z"]]
 
 
@@ -66,12 +68,17 @@ def reconstruction_figure(
 
 
 def comparison_figure(
-    y: Tensor, m: Tensor, filled: Mapping[str, Tensor], border: int = 0
+    y: Tensor,
+    m: Tensor,
+    filled: Mapping[str, Tensor],
+    border: int = 0,
+    groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
     """One row a method below the observations y (B, 3, H, W), whose masks are m (B, 1, H, W).
 
     ``filled`` is what the row is called -> complete images (B, 3, H, W); ``border`` is the pixels
-    cropped from each side.
+    cropped from each side; ``groups`` is what stands at the right of some rows -> their names, of
+    which those that ``filled`` lacks are passed over.
     """
     rows = {"$y$": [to_picture(*one, border) for one in zip(y, m, strict=True)]}
     rows |= {name: [to_picture(x, border=border) for x in xs] for name, xs in filled.items()}
@@ -85,6 +92,14 @@ def comparison_figure(
         for ax, picture in zip(row, pictures, strict=True):
             ax.imshow(picture)
             ax.spines[:].set_visible(False)
+    for label, names in (groups or {}).items():
+        beside = [
+            ax.get_position() for ax, name in zip(axes[:, -1], rows, strict=True) if name in names
+        ]
+        if beside:
+            right, low, high = beside[0].x1 + 0.01, beside[-1].y0 + 0.005, beside[0].y1 - 0.005
+            figure.add_artist(Line2D([right, right], [low, high], color="0.5", linestyle="-"))
+            figure.text(right + 0.01, (low + high) / 2, label, rotation=270, va="center")
     return figure
 
 
@@ -93,16 +108,16 @@ def uncertainty_figure(
 ) -> Figure:
     """Per pixel the mean and the standard deviation over z, beyond the paper.
 
-    ``x_tilde``: (samples, B, 3, H, W); the others as of ``reconstruction_figure``.
+    ``x_tilde``: (samples, B, 3, H, W); the others as of ``reconstruction_figure``. The scale is the
+    same in every figure: from 0 to ``HIGHEST_STD``, and what is above looks as that.
     """
     deviation = x_tilde.std(dim=0).mean(dim=1).cpu()  # (B, H, W), mean over the channels
-    top = max(deviation.quantile(0.99).item(), 1e-3)
-    scale = ScalarMappable(Normalize(0, top), "magma")
-    colours = scale.cmap(deviation.numpy() / top)[..., :3]  # (B, H, W, 3) in [0, 1]
+    scale = ScalarMappable(Normalize(0, HIGHEST_STD), "magma")
+    colours = scale.cmap(deviation.numpy() / HIGHEST_STD)[..., :3]  # (B, H, W, 3) in [0, 1]
     maps = torch.from_numpy(colours).movedim(3, 1)
     rows = {"mean": x_tilde.mean(dim=0), "std": 2 * maps - 1}
     figure = comparison_figure(y, m, rows | ({} if x is None else {"$x$": x}), border)
-    figure.colorbar(scale, ax=figure.axes, label="std", aspect=40, pad=0.01)
+    figure.colorbar(scale, ax=figure.axes, label="std", aspect=40, pad=0.01, extend="max")
     return figure
 
 
@@ -112,7 +127,10 @@ def curves_figure(log: Sequence[Mapping[str, float]], title: str = "") -> Figure
     groups = [found for keys in CURVES if (found := table.columns.intersection(keys).tolist())]
     figure = plt.figure(figsize=(WIDTH, 1.7), layout="constrained")
     for number, keys in enumerate(groups, 1):
-        table[keys].plot(ax=figure.add_subplot(1, len(groups), number))
+        ax = table[keys].plot(ax=figure.add_subplot(1, len(groups), number))
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.4 * (high - low))  # room for the legend
+        ax.legend(loc="upper right")
     figure.suptitle(title)
     return figure
 
