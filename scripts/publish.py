@@ -4,7 +4,7 @@
     python scripts/publish.py --again     everything that follows from the committed records, anew
 
 ``records.json`` holds all records as they were written. Tables, claims and the README's table are
-made of it alone, so that anyone can make them again without a run; a test compares every byte.
+made of it alone, so that anyone can make them again without a run; a test compares them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import re
 import shutil
 import sys
-from collections import defaultdict
 
 import paperlib.beyond  # noqa: F401, its methods have names too
 from paperlib import paths
@@ -48,19 +47,10 @@ def collect(profile: str) -> dict[str, dict]:
     }
 
 
-def by_method(stored: dict[str, dict]) -> tables.Records:
-    """The records of a ``records.json``, as ``tables.load_records`` gives those on disk."""
-    found: dict[tuple[str, str], list[dict]] = defaultdict(list)
-    for record in stored["evaluation"].values():
-        corruption, method = record["config"]["corruption"], record["config"]["method"]
-        found[corruption, method].append(record)
-        if "data_generator" in record:
-            own_samples = record | {"metrics": record["data_generator"]}
-            found[corruption, "ambientgan"].append(own_samples)
-    for name, record in stored["references"].items():
-        corruption = record["config"]["corruption"]
-        found[corruption, name.removeprefix(f"{corruption}-")].append(record)
-    return found
+def committed(profile: str) -> tables.Records:
+    """The records of ``records.json``, as ``tables.load_records`` gives those on disk."""
+    stored = read_json(PUBLISHED / profile / "records.json")
+    return tables.by_method(stored["evaluation"].values(), stored["references"])
 
 
 def texts(profile: str, records: tables.Records) -> dict[str, str]:
@@ -90,7 +80,7 @@ def readme_table(records: tables.Records) -> str:
 
 def write_again(profile: str) -> None:
     """All that follows from the committed records of a profile."""
-    records = by_method(read_json(PUBLISHED / profile / "records.json"))
+    records = committed(profile)
     for name, text in texts(profile, records).items():
         write_text(PUBLISHED / profile / name, text)
     if profile == "quick":

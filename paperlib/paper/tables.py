@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,30 +77,44 @@ Records = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 def load_records(profile: str, results: Path | None = None) -> Records:
     """Everything evaluated in a profile: runs, references, peers.
 
-    The method "ambientgan" are the samples of MisGAN's data generator. ``results`` is the profile's
-    folder, by default below ``paths.RESULTS``. RunError names a record that does not belong to the
-    run that the profile describes, to the weights beside it or to the data.
+    ``results`` is the profile's folder, by default below ``paths.RESULTS``. RunError names a record
+    that does not belong to the run that the profile describes, to the weights beside it or to the data.
     """
     folder = results or paths.RESULTS / Path(profile).stem
-    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    evaluated: list[dict[str, Any]] = []
     for config in load_profile(profile):
         run = Run(folder / "runs" / config.name)
         if (record := run.evaluation) is None:
             continue
         refuse_other_configuration(run.folder / "config.json", run.config.model_dump(), config)
         run.check()
-        found[config.corruption, config.method].append(record)
-        if "data_generator" in record:
-            own_samples = record | {"metrics": record["data_generator"]}
-            found[config.corruption, "ambientgan"].append(own_samples)
+        evaluated.append(record)
+    others: dict[str, dict[str, Any]] = {}
     for shared in evaluation_configs(profile):
         start = f"{shared.corruption}-"
         for path in sorted(p for part in PARTS for p in (folder / part).glob(f"{start}*.json")):
-            record = read_record(path)
+            others[path.stem] = record = read_record(path)
             refuse_other_configuration(path, record["config"], shared)
             check_data(path, record, shared)
-            method = record.get("peer") or path.stem.removeprefix(start)
-            found[shared.corruption, method].append(record)
+    return by_method(evaluated, others)
+
+
+def by_method(evaluated: Iterable[dict[str, Any]], others: Mapping[str, dict[str, Any]]) -> Records:
+    """Evaluations of runs, and those of references and peers by the name of their file.
+
+    The method "ambientgan" are the samples of MisGAN's data generator.
+    """
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for record in evaluated:
+        corruption, method = record["config"]["corruption"], record["config"]["method"]
+        found[corruption, method].append(record)
+        if "data_generator" in record:
+            own_samples = record | {"metrics": record["data_generator"]}
+            found[corruption, "ambientgan"].append(own_samples)
+    for name, record in others.items():
+        corruption = record["config"]["corruption"]
+        method = record.get("peer") or name.removeprefix(f"{corruption}-")
+        found[corruption, method].append(record)
     return found
 
 
