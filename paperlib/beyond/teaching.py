@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +16,25 @@ Answer = bool | float | str | Tensor
 def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0) -> None:
     """Print whether an answer is right, and what was expected; nothing of it before an answer.
 
-    ``within`` is how far a number, or any entry of a tensor, may be off. Of a tensor the largest
-    difference is printed, which is NaN for one of another shape.
+    ``within`` is how far a number, or any entry of a tensor, may be off. Of a tensor the mean and the
+    largest difference are printed, or the shape where that is another.
     """
     if yours is None:
         print(f"{what}: no answer yet. Replace None, and run both cells again.")
         return
-    if isinstance(expected, Tensor):
-        difference = math.nan
-        if isinstance(yours, Tensor) and yours.shape == expected.shape:
-            difference = (yours - expected).abs().max().item()
-        what, yours, expected = f"{what}, difference", difference, 0.0
-    right = yours == expected
-    if isinstance(yours, int | float) and isinstance(expected, int | float):
-        right = abs(yours - expected) <= within  # of NaN it is not
-    shown = [f"{v:.3g}" if isinstance(v, float) else v for v in (expected, yours)]
+    found, wanted = (
+        v.item() if isinstance(v, Tensor) and not v.ndim else v for v in (yours, expected)
+    )
+    shape, wanted_shape = (tuple(getattr(v, "shape", ())) for v in (found, wanted))
+    if shape != wanted_shape:
+        what, found, wanted = f"{what}, shape", str(shape), str(wanted_shape)
+    elif isinstance(found, Tensor) and isinstance(wanted, Tensor):
+        what = f"{what}, mean {found.double().mean():.3g} for {wanted.mean():.3g}, difference"
+        found, wanted = (found - wanted).abs().max().item(), 0.0
+    right = found == wanted
+    if isinstance(found, int | float) and isinstance(wanted, int | float):
+        right = abs(found - wanted) <= within  # of NaN it is not
+    shown = [f"{v:.3g}" if isinstance(v, float) else v for v in (wanted, found)]
     print(f"{what}: expected {shown[0]}, yours {shown[1]}: {'right' if right else 'look again'}")
 
 
