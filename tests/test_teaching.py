@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 import torch
@@ -32,6 +33,9 @@ TOUR = paths.NOTEBOOKS / "00_tour.ipynb"
         (torch.tensor(0.5), 0.52, 0.05, "right"),
         (0.5, torch.tensor(0.5), 0, "right"),
         (torch.ones(2), 0.5, 1, "look again"),
+        (np.ones(2), torch.ones(2), 0, "right"),
+        (np.int64(4), 4, 0, "expected 4, yours 4: right"),
+        (0.0263, "0.0263", 0, "expected '0.0263', yours 0.0263: look again"),
     ],
 )
 def test_the_verdict(capsys, yours, expected, within, verdict):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from IPython.display import Code, display
-from torch import Tensor
+from torch import Tensor, as_tensor
 
 Answer = bool | float | str | Tensor
 
@@ -22,19 +22,19 @@ def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0
     if yours is None:
         print(f"{what}: no answer yet. Replace None, and run both cells again.")
         return
-    found, wanted = (
-        v.item() if isinstance(v, Tensor) and not v.ndim else v for v in (yours, expected)
-    )
+    given: list[Any] = [yours, expected]
+    found, wanted = (v.item() if getattr(v, "ndim", 1) == 0 else v for v in given)
     shape, wanted_shape = (tuple(getattr(v, "shape", ())) for v in (found, wanted))
     if shape != wanted_shape:
-        what, found, wanted = f"{what}, shape", str(shape), str(wanted_shape)
-    elif isinstance(found, Tensor) and isinstance(wanted, Tensor):
-        what = f"{what}, mean {found.double().mean():.3g} for {wanted.mean():.3g}, difference"
+        what, found, wanted = f"{what}, shape", shape, wanted_shape
+    elif shape:
+        found, wanted = (as_tensor(v).double() for v in (found, wanted))
+        what = f"{what}, mean {found.mean():.3g} for {wanted.mean():.3g}, difference"
         found, wanted = (found - wanted).abs().max().item(), 0.0
     right = found == wanted
     if isinstance(found, int | float) and isinstance(wanted, int | float):
         right = abs(found - wanted) <= within  # of NaN it is not
-    shown = [f"{v:.3g}" if isinstance(v, float) else v for v in (wanted, found)]
+    shown = [f"{v:.3g}" if isinstance(v, float) else repr(v) for v in (wanted, found)]
     print(f"{what}: expected {shown[0]}, yours {shown[1]}: {'right' if right else 'look again'}")
 
 
