@@ -16,8 +16,8 @@ Answer = bool | float | str | Tensor
 def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0) -> None:
     """Print whether an answer is right, and what was expected; nothing of it before an answer.
 
-    ``within`` is how far a number, or any entry of a tensor, may be off. Of a tensor the mean and the
-    largest difference are printed, or the shape where that is another.
+    ``within`` is how far a number, or any entry of a tensor, may be off. Of a tensor the largest
+    difference is printed, and where it is wrong the mean or the shape.
     """
     if yours is None:
         print(f"{what}: no answer yet. Replace None, and run both cells again.")
@@ -29,8 +29,9 @@ def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0
         what, found, wanted = f"{what}, shape", shape, wanted_shape
     elif shape:
         found, wanted = (as_tensor(v).double() for v in (found, wanted))
-        what = f"{what}, mean {found.mean():.3g} for {wanted.mean():.3g}, difference"
-        found, wanted = (found - wanted).abs().max().item(), 0.0
+        off = (found - wanted).abs().max().item()
+        means = "" if off <= within else f", mean {found.mean():.3g} for {wanted.mean():.3g}"
+        what, found, wanted = f"{what}{means}, difference", off, 0.0
     right = found == wanted
     if isinstance(found, int | float) and isinstance(wanted, int | float):
         right = abs(found - wanted) <= within  # of NaN it is not
