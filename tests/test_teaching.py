@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 import torch
@@ -29,11 +30,31 @@ TOUR = paths.NOTEBOOKS / "00_tour.ipynb"
         (torch.ones(2), torch.zeros(2), 0.5, "look again"),
         (torch.ones(3), torch.ones(2), 0, "look again"),
         (torch.tensor([1.0, torch.nan]), torch.ones(2), 0, "look again"),
+        (torch.tensor(0.5), 0.52, 0.05, "right"),
+        (0.5, torch.tensor(0.5), 0, "right"),
+        (torch.ones(2), 0.5, 1, "look again"),
+        (np.ones(2), torch.ones(2), 0, "right"),
+        (np.int64(4), 4, 0, "expected 4, yours 4: right"),
+        (0.0263, "0.0263", 0, "expected '0.0263', yours 0.0263: look again"),
     ],
 )
 def test_the_verdict(capsys, yours, expected, within, verdict):
     check("question", yours, expected, within)
     assert capsys.readouterr().out.strip().endswith(verdict)
+
+
+@pytest.mark.parametrize(
+    "yours, said",
+    [
+        (torch.ones(2, 1), "shape: expected (2,), yours (2, 1)"),
+        (1.0, "shape: expected (2,), yours ()"),
+        (8 * torch.ones(2), "mean 8 for 1, difference: expected 0, yours 7"),
+        (-torch.ones(2), "mean -1 for 1"),
+    ],
+)
+def test_a_wrong_tensor_shows_its_shape_or_its_mean(capsys, yours, said):
+    check("question", yours, torch.ones(2))
+    assert said in capsys.readouterr().out
 
 
 def test_nothing_is_given_away_before_an_answer(capsys):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 import textwrap
 from collections.abc import Callable
 from typing import Any
 
 from IPython.display import Code, display
-from torch import Tensor
+from torch import Tensor, as_tensor
 
 Answer = bool | float | str | Tensor
 
@@ -18,20 +17,25 @@ def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0
     """Print whether an answer is right, and what was expected; nothing of it before an answer.
 
     ``within`` is how far a number, or any entry of a tensor, may be off. Of a tensor the largest
-    difference is printed, which is NaN for one of another shape.
+    difference is printed, and where it is wrong the mean or the shape.
     """
     if yours is None:
         print(f"{what}: no answer yet. Replace None, and run both cells again.")
         return
-    if isinstance(expected, Tensor):
-        difference = math.nan
-        if isinstance(yours, Tensor) and yours.shape == expected.shape:
-            difference = (yours - expected).abs().max().item()
-        what, yours, expected = f"{what}, difference", difference, 0.0
-    right = yours == expected
-    if isinstance(yours, int | float) and isinstance(expected, int | float):
-        right = abs(yours - expected) <= within  # of NaN it is not
-    shown = [f"{v:.3g}" if isinstance(v, float) else v for v in (expected, yours)]
+    given: list[Any] = [yours, expected]
+    found, wanted = (v.item() if getattr(v, "ndim", 1) == 0 else v for v in given)
+    shape, wanted_shape = (tuple(getattr(v, "shape", ())) for v in (found, wanted))
+    if shape != wanted_shape:
+        what, found, wanted = f"{what}, shape", shape, wanted_shape
+    elif shape:
+        found, wanted = (as_tensor(v).double() for v in (found, wanted))
+        off = (found - wanted).abs().max().item()
+        means = "" if off <= within else f", mean {found.mean():.3g} for {wanted.mean():.3g}"
+        what, found, wanted = f"{what}{means}, difference", off, 0.0
+    right = found == wanted
+    if isinstance(found, int | float) and isinstance(wanted, int | float):
+        right = abs(found - wanted) <= within  # of NaN it is not
+    shown = [f"{v:.3g}" if isinstance(v, float) else repr(v) for v in (wanted, found)]
     print(f"{what}: expected {shown[0]}, yours {shown[1]}: {'right' if right else 'look again'}")
 
 
