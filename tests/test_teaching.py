@@ -20,40 +20,20 @@ TOUR = paths.NOTEBOOKS / "00_tour.ipynb"
 
 
 @pytest.mark.parametrize(
-    "yours, expected, within, verdict",
+    "yours, expected, within, said",
     [
         (0.5, 0.52, 0.05, "right"),
         (0.5, 0.62, 0.05, "look again"),
-        ("both", "both", 0, "right"),
-        ("both", 0.5, 1, "look again"),
-        (torch.ones(2), torch.ones(2), 0, "right"),
-        (torch.ones(2), torch.zeros(2), 0.5, "look again"),
-        (torch.ones(3), torch.ones(2), 0, "look again"),
-        (torch.tensor([1.0, torch.nan]), torch.ones(2), 0, "look again"),
-        (torch.tensor(0.5), 0.52, 0.05, "right"),
-        (0.5, torch.tensor(0.5), 0, "right"),
-        (torch.ones(2), 0.5, 1, "look again"),
-        (np.ones(2), torch.ones(2), 0, "right"),
-        (np.int64(4), 4, 0, "expected 4, yours 4: right"),
         (0.0263, "0.0263", 0, "expected '0.0263', yours 0.0263: look again"),
+        (0.5, torch.tensor(0.5), 0, "right"),
+        (np.ones(2), torch.ones(2), 0, "right"),
+        (8 * torch.ones(2), torch.ones(2), 0.5, "mean 8 for 1, difference: expected 0, yours 7"),
+        (torch.ones(2, 1), torch.ones(2), 0, "shape: expected (2,), yours (2, 1): look again"),
+        (torch.tensor([1.0, torch.nan]), torch.ones(2), 0, "look again"),
     ],
 )
-def test_the_verdict(capsys, yours, expected, within, verdict):
+def test_what_is_said_of_an_answer(capsys, yours, expected, within, said):
     check("question", yours, expected, within)
-    assert capsys.readouterr().out.strip().endswith(verdict)
-
-
-@pytest.mark.parametrize(
-    "yours, said",
-    [
-        (torch.ones(2, 1), "shape: expected (2,), yours (2, 1)"),
-        (1.0, "shape: expected (2,), yours ()"),
-        (8 * torch.ones(2), "mean 8 for 1, difference: expected 0, yours 7"),
-        (-torch.ones(2), "mean -1 for 1"),
-    ],
-)
-def test_a_wrong_tensor_shows_its_shape_or_its_mean(capsys, yours, said):
-    check("question", yours, torch.ones(2))
     assert said in capsys.readouterr().out
 
 
