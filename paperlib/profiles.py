@@ -16,6 +16,7 @@ import yaml
 
 from paperlib import paths
 from paperlib.config import EvaluationConfig, RunConfig
+from paperlib.core.corruption import CORRUPTIONS
 from paperlib.errors import ConfigurationError
 
 
@@ -33,8 +34,8 @@ def run_of_profile(
 
 
 def trained_profile() -> str:
-    """What a notebook shows that is given no profile: quick where its runs were trained, else smoke."""
-    if any(paths.runs("quick").glob("*/evaluation.json")):
+    """What a notebook shows that is given no profile: quick where both was evaluated, else smoke."""
+    if len([*paths.runs("quick").glob("*-both-seed0/evaluation.json")]) == len(CORRUPTIONS):
         return "quick"
     print(
         "No runs of quick: 'make reproduce' trains them. This is smoke: its numbers mean nothing."
