@@ -1,9 +1,9 @@
 """Publish what a profile has: its records, tables, claims and figures in docs/results/PROFILE.
 
-    python scripts/publish.py PROFILE     then, of quick, the README's table
+    python scripts/publish.py PROFILE     then, of some, the table in one of PAGES
     python scripts/publish.py --again     everything that follows from the committed records, anew
 
-``records.json`` holds all records as they were written. Tables, claims and the README's table are
+``records.json`` holds all records as they were written. Tables, claims and the tables of PAGES are
 made of it alone, so that anyone can make them again without a run; a test compares them.
 """
 
@@ -23,9 +23,9 @@ from paperlib.records import read_json, read_record
 from paperlib.run import Run
 
 PUBLISHED = paths.ROOT / "docs" / "results"
-README = paths.ROOT / "README.md"
+PAGES = {"quick": paths.ROOT / "README.md", "celeba32": paths.ROOT / "docs" / "measurements.md"}
 FIGURES = ("figure4", "figure5", "one_patch")  # none of CelebA, ever
-SHOWN = ("energy", "std_coarse")  # in the README, after the distance
+SHOWN = ("energy", "std_coarse")  # on a page, after the distance
 ROWS = (
     "real", "start", "mean", "linear", "biharmonic", "unpaired", "paired", "misgan", "base",
     "encoding_z", "encoding_y", "both", "scored",
@@ -58,8 +58,9 @@ def texts(profile: str, records: tables.Records) -> dict[str, str]:
     return tables.rendered(profile, records) | claims.rendered(profile, records)
 
 
-def readme_table(records: tables.Records) -> str:
-    """The README's one table: distance, energy score and coarse std, the mean over seeds."""
+def short_table(profile: str, records: tables.Records) -> str:
+    """The table of a page: distance, energy score and coarse std, the mean over seeds."""
+    run = load_profile(profile)[0]
     distance = tables.distance_name(records)
     names = ["corruption", "method", "metric"]
     means = tables.summarise(tables.evaluations(records)).set_index(names)["value"]
@@ -70,7 +71,8 @@ def readme_table(records: tables.Records) -> str:
         return ", ".join(shown) or tables.DASH
 
     first, *others = tables.CORRUPTIONS.values()
-    lines = [f"| digits, 32 px | {first}: FD, energy, coarse std | {' | '.join(others)} |"]
+    columns = f"{first}: FD, energy, coarse std | {' | '.join(others)}"
+    lines = [f"| {run.dataset}, {run.size} px | {columns} |"]
     lines.append("| --- " * 4 + "|")
     for method in ROWS:
         cells = " | ".join(cell(corruption, method) for corruption in tables.CORRUPTIONS)
@@ -83,8 +85,8 @@ def write_again(profile: str) -> None:
     records = committed(profile)
     for name, text in texts(profile, records).items():
         write_text(PUBLISHED / profile / name, text)
-    if profile == "quick":
-        write_text(README, TABLE.sub(lambda _: readme_table(records), README.read_text()))
+    if page := PAGES.get(profile):
+        write_text(page, TABLE.sub(lambda _: short_table(profile, records), page.read_text()))
 
 
 def publish(profile: str) -> None:
