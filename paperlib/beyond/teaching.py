@@ -8,22 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 from IPython.display import Code, display
-from torch import Tensor, as_tensor
-
-Answer = bool | float | str | Tensor
+from torch import as_tensor
 
 
-def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0) -> None:
-    """Print whether an answer is right, and what was expected; nothing of it before an answer.
+def check(what: str, yours: Any, expected: Any, within: float = 0.0) -> None:
+    """Print whether an answer is right, and what was expected; for None nothing of it.
 
-    ``within`` is how far a number, or any entry of a tensor, may be off. Of a tensor the largest
-    difference is printed, and where it is wrong the mean or the shape.
+    Answers are numbers, texts or arrays; ``within`` is how far a number, or any entry, may be off.
+    Of an array the largest difference is printed, and where it is wrong the mean or the shape.
     """
     if yours is None:
         print(f"{what}: no answer yet. Replace None, and run both cells again.")
         return
-    given: list[Any] = [yours, expected]
-    found, wanted = (v.item() if getattr(v, "ndim", 1) == 0 else v for v in given)
+    found, wanted = (v.item() if getattr(v, "ndim", 1) == 0 else v for v in (yours, expected))
     shape, wanted_shape = (tuple(getattr(v, "shape", ())) for v in (found, wanted))
     if shape != wanted_shape:
         what, found, wanted = f"{what}, shape", shape, wanted_shape
@@ -32,9 +29,8 @@ def check(what: str, yours: Answer | None, expected: Answer, within: float = 0.0
         off = (found - wanted).abs().max().item()
         means = "" if off <= within else f", mean {found.mean():.3g} for {wanted.mean():.3g}"
         what, found, wanted = f"{what}{means}, difference", off, 0.0
-    right = found == wanted
-    if isinstance(found, int | float) and isinstance(wanted, int | float):
-        right = abs(found - wanted) <= within  # of NaN it is not
+    numbers = isinstance(found, int | float) and isinstance(wanted, int | float)
+    right = abs(found - wanted) <= within if numbers else found == wanted  # of NaN it is not
     shown = [f"{v:.3g}" if isinstance(v, float) else repr(v) for v in (wanted, found)]
     print(f"{what}: expected {shown[0]}, yours {shown[1]}: {'right' if right else 'look again'}")
 
