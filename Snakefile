@@ -155,7 +155,7 @@ rule references:
 rule figures:
     input:
         notebook = ancient(paths.NOTEBOOKS / "05_figures.ipynb"),
-        evaluations = expand(OUT / "runs" / "{run}" / "evaluation.json", run=RUNS),
+        records = expand(OUT / "runs" / "{run}" / "record.json", run=RUNS),
     output:
         OUT / "figure4.png", OUT / "figure5.png",
     log:

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from paperlib.evaluation.calibration import coverage, energy_score
 from paperlib.evaluation.features import as_stored, kernel_distance_name
@@ -103,7 +101,9 @@ def bootstrap_ratio(values: np.ndarray, over: np.ndarray | None = None) -> Measu
     return {"value": value, "low": float(low), "high": float(high), "images": n}
 
 
-def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
+def distances(
+    real: Tensor, fake: Tensor, name: str, resamples: int = DISTANCE_RESAMPLES
+) -> dict[str, Measurement]:
     """Frechet and kernel distances of samples to complete images, by torchmetrics.
 
     Features ``real`` (N, F) of complete images and ``fake`` (samples, images, F); ``name`` is that
@@ -111,6 +111,10 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
     its resamples (of images) lie above it: the interval is value +- 1.96 standard deviations of the
     resamples. That of the kernel distance is over torchmetrics' random subsets.
     """
+    # here: their import takes seconds, which training need not wait for
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     real, fake = real.double(), fake.double()
     n, subset = fake.shape[1], min(KID_SUBSET_SIZE, len(real) // 2, fake.shape[1] // 2)
     as_they_are: Any = nn.Identity()  # where torchmetrics expects an extractor
@@ -123,11 +127,11 @@ def distances(real: Tensor, fake: Tensor, name: str) -> dict[str, Measurement]:
         metric.update(real, real=True)
         metric.update(fake.flatten(0, 1), real=False)
 
-    value, rng, resamples = float(frechet.compute()), np.random.default_rng(0), []
-    for _ in range(DISTANCE_RESAMPLES):
+    value, rng, again = float(frechet.compute()), np.random.default_rng(0), []
+    for _ in range(resamples):
         i, j = (torch.from_numpy(rng.integers(0, k, k)) for k in (len(real), n))
-        resamples.append(frechet_distance(real[i], fake[0, j]))
-    spread = 1.96 * float(np.std(resamples, ddof=1))
+        again.append(frechet_distance(real[i], fake[0, j]))
+    spread = 1.96 * float(np.std(again, ddof=1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # torchmetrics picks its subsets by the global generator
         mean, std = map(float, kernel.compute())

@@ -45,9 +45,11 @@ class EvaluationProtocol:
             "metrics": metrics.METRICS_VERSION,
         }
 
-    def measure(self, reconstruct: Reconstruct, title: str) -> dict[str, Any]:
+    def measure(
+        self, reconstruct: Reconstruct, title: str, resamples: int = metrics.DISTANCE_RESAMPLES
+    ) -> dict[str, Any]:
         """The "metrics" of reconstructions of the first ``count`` images, and "per_image" what claims
-        compare in pairs; ``title`` is for the progress."""
+        compare in pairs; ``title`` is for the progress, ``resamples`` behind a distance's interval."""
         batches = [rows.numpy() for rows in torch.arange(self.count).split(BATCH)]
         measured, fakes, judged = [], [], max(1, MOST_FEATURES // self.count)
         for rows in track(batches, len(batches), title):
@@ -57,13 +59,16 @@ class EvaluationProtocol:
             distinct = 1 if torch.equal(x_tilde[0], x_tilde[1]) else judged  # 1: it has no z
             fakes.append(torch.stack([extract(self.extractor, s) for s in x_tilde[:distinct]]))
         means, kept = metrics.over_images(measured)
-        return {"metrics": means | self.distances(torch.cat(fakes, dim=1)), "per_image": kept}
+        measures = means | self.distances(torch.cat(fakes, dim=1), resamples)
+        return {"metrics": measures, "per_image": kept}
 
-    def distances(self, fake: Tensor) -> dict[str, Any]:
+    def distances(
+        self, fake: Tensor, resamples: int = metrics.DISTANCE_RESAMPLES
+    ) -> dict[str, Any]:
         """Of images to complete ones of the training split, from features (samples, images, F)."""
         count = min(len(self.others), max(MOST_FEATURES, self.count))
         real = self.features(self.others, "training", count)
-        return metrics.distances(real, fake, self.extractor.name)
+        return metrics.distances(real, fake, self.extractor.name, resamples)
 
     def features(self, images: CompleteImages, split: str, count: int) -> Tensor:
         """Of the first images of a split, (count, F); computed once, and kept beside the data."""
@@ -116,7 +121,8 @@ def _course(
         seconds, found = run.record["seconds"], final
         if step < config.steps:
             reconstruct = sampler(run.snapshot(step, device), 2, config.evaluation_seed)
-            found = protocol.measure(reconstruct, f"evaluating {config.name} at {step}")["metrics"]
+            title = f"evaluating {config.name} at {step}"
+            found = protocol.measure(reconstruct, title, resamples=2)["metrics"]  # no interval kept
             seconds = next(line["seconds"] for line in log if line["step"] >= step)
         values = {name: found[name]["value"] for name in (protocol.extractor.name, "mse_missing")}
         course.append({"step": step, "seconds": seconds} | values)
