@@ -2,6 +2,10 @@
 
     python scripts/publish.py PROFILE     then, of some, the table in one of PAGES
     python scripts/publish.py --again     everything that follows from the committed records, anew
+    python scripts/publish.py --restore PROFILE     the committed records back into results/PROFILE/
+
+What another machine has run is restored without its weights: enough for the tables, so that a
+profile's runs may be trained in several places and published together.
 
 ``records.json`` holds all records as they were written. Tables, claims and the tables of PAGES are
 made of it alone, so that anyone can make them again without a run; a test compares them.
@@ -19,7 +23,7 @@ from paperlib import paths
 from paperlib.files import write_text
 from paperlib.paper import claims, tables
 from paperlib.profiles import load_profile
-from paperlib.records import read_json, read_record
+from paperlib.records import read_json, read_record, write_json
 from paperlib.run import Run
 
 PUBLISHED = paths.ROOT / "docs" / "results"
@@ -100,6 +104,19 @@ def publish(profile: str) -> None:
     write_again(profile)
 
 
+def restore(profile: str) -> None:
+    """Write the committed records where ``tables`` looks for them; what is there stays."""
+    stored, folder = read_json(PUBLISHED / profile / "records.json"), paths.RESULTS / profile
+    files = {f"references/{name}.json": each for name, each in stored["references"].items()}
+    for name, trained in stored["training"].items():
+        files[f"runs/{name}/config.json"] = trained["config"]
+        files[f"runs/{name}/record.json"] = trained
+        files[f"runs/{name}/evaluation.json"] = stored["evaluation"][name]
+    for name, values in files.items():
+        if not (folder / name).exists():
+            write_json(folder / name, values)
+
+
 def published() -> list[str]:
     """The profiles whose committed records are of this form."""
     found = sorted(PUBLISHED.glob("*/records.json"))
@@ -107,6 +124,7 @@ def published() -> list[str]:
 
 
 if __name__ == "__main__":
-    for name in published() if sys.argv[1] == "--again" else sys.argv[1:]:
-        print(f"publishing {PUBLISHED / name}")
-        write_again(name) if sys.argv[1] == "--again" else publish(name)
+    first, *others = sys.argv[1:]
+    for name in published() if first == "--again" else others or [first]:
+        print(f"{PUBLISHED / name}: {first}")
+        {"--again": write_again, "--restore": restore}.get(first, publish)(name)

@@ -29,7 +29,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from paperlib.paper.tables import CORRUPTIONS, DASH, Records, distance_name, paper_tables
+from paperlib.paper import tables
+from paperlib.paper.tables import CORRUPTIONS, DASH, Records, distance_name
 
 DISTANCE = "distance"  # FID, or the Frechet distance of the features at hand
 SECONDS = "seconds to MisGAN's distance"
@@ -93,7 +94,9 @@ def judge(records: Records) -> pd.DataFrame:
     ratio), p, outcome (holds, fails, open; untestable).
     """
     distance = distance_name(records)
-    paper = paper_tables().set_index(["corruption", "metric", "method"])["paper"].sort_index()
+    paper = (
+        tables.paper_tables().set_index(["corruption", "metric", "method"])["paper"].sort_index()
+    )
     rows: list[dict[str, Any]] = []
     estimates = {}  # place among the rows -> log ratios by seed, and their variance
     for claim, corruption, metric, left, right, factor in STATEMENTS.itertuples(index=False):
@@ -195,4 +198,4 @@ def rendered(profile: str, records: Records) -> dict[str, str]:
     text += "\n".join(line.strip() for line in __doc__.split("The rule. ")[1].splitlines()) + "\n"
     if table["seeds"].max() <= 1:
         text += "\nOne seed a run here: a grade is about these very runs.\n"
-    return {"claims.csv": table.to_csv(index=False), "claims.md": text}
+    return {"claims.csv": tables.as_csv(table), "claims.md": text}

@@ -242,9 +242,14 @@ def rendered(profile: str, records: Records) -> dict[str, str]:
         shown = cells(long, metrics, labels, marked).to_markdown(disable_numparse=True)
         latex = cells(long, metrics, labels, {}, r"\textbf{{{}}}").to_latex(escape=False)
         texts[f"{stem}.md"] = f"# {title}, profile {profile}\n\n{shown}\n\n{about}\n"
-        texts[f"{stem}.csv"] = long[long["method"].isin(labels)].to_csv(index=False)
+        texts[f"{stem}.csv"] = as_csv(long[long["method"].isin(labels)])
         texts[f"{stem}.tex"] = f"{latex}% {about}\n".replace(" %", r" \%")
     return texts
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """To ten digits: processors differ in the sixteenth, and files are to be the same everywhere."""
+    return table.to_csv(index=False, float_format="%.10g")
 
 
 def note(long: pd.DataFrame, profile: str) -> str:
