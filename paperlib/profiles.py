@@ -85,12 +85,14 @@ def _read_yaml(profile: str) -> tuple[Path, dict[str, Any]]:
 def _read_profile(profile: str) -> tuple[dict[str, list], Callable[[dict, dict], RunConfig]]:
     """The matrix, and what makes the run at a point of it, with changes."""
     path, shared = _read_yaml(profile)
+    listed = [*shared["matrix"].values()]
     if other := shared.pop("like", None):
         _, below = _read_yaml(str(other))
+        listed += below["matrix"].values()
         merged = {key: below[key] | shared[key] for key in ("matrix", "overrides")}
         shared = below | shared | merged
     matrix, overrides = shared.pop("matrix"), shared.pop("overrides")
-    named = {str(value) for values in matrix.values() for value in values}
+    named = {str(value) for values in listed for value in values}
     if unknown := {word for key in overrides for word in str(key).split()} - named:
         raise ConfigurationError(f"{path}: overrides of {min(unknown)}, which is not in the matrix")
 
