@@ -237,7 +237,7 @@ class Algorithm1:
 
 
 def shown_to_encoder(p: Pass, z_rec_from: str) -> tuple[Tensor, Tensor]:
-    """What E reads z from, and its mask. The paper gives three versions; see the README."""
+    """What E reads z from, and its mask. The paper gives three versions: docs/ambiguities.md."""
     mask = {
         "generated": p.m_tilde * (1 - p.m),  # Algorithm 1: y~ * (1 - m)
         "y_tilde": p.m_tilde,  # section 2.3's words: E(y~)
