@@ -54,10 +54,6 @@ class ObservedMasks(MaskLaw):
             masks = torch.where(down, masks.flip(2), masks)
         return masks.float()
 
-    def interior_border(self, size: int) -> int:
-        """0: what no mask observes need not be a border."""
-        return 0
-
 
 def law_of(config: EvaluationConfig) -> MaskLaw:
     """p_M: a named law, or for ``observed`` that of the training images' masks.
