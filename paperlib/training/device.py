@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +46,9 @@ class Computation:
         if precision == "auto":
             ampere = gpu and torch.cuda.get_device_capability(device) >= (8, 0)
             precision = "bfloat16" if ampere else "float32"
+        slow = (about := Path("/proc/cpuinfo")).is_file() and "bf16" not in about.read_text()
+        if precision == "bfloat16" and slow and not gpu:
+            print("this processor lacks bfloat16: precision auto is far faster", file=sys.stderr)
         if compiled == "auto":
             long = config.steps * config.accumulate >= 1000  # fewer take less time than compiling
             compiled = gpu and long and importlib.util.find_spec("triton") is not None
@@ -72,8 +77,7 @@ class Computation:
         """Whether a training set of so many bytes is kept on the device; ``auto``: if it fits a GPU."""
         if config.resident != "auto" or self.device.type != "cuda":
             return config.resident is True
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return nbytes <= free / 4
+        return nbytes <= torch.cuda.mem_get_info(self.device)[0] / 4  # of what is free
 
 
 def compute_in_bfloat16(net: nn.Module, device_type: str) -> None:

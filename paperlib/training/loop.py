@@ -40,11 +40,9 @@ def train(
     device: torch.device | str | None = None,
     on_log: OnLog | None = None,
 ) -> dict[str, Any]:
-    """Train a run in its directory, or go on, until it is done; return its record.
+    """Train a run in its directory ``folder``, or go on, until it is done; return its record.
 
     Args:
-        config: what to train.
-        folder: the run's directory, made if missing.
         device: where; the GPU if there is one, by default.
         on_log: called with every line of the log and the averaged G, e.g. to draw live curves.
 
@@ -101,7 +99,6 @@ class Training:
             for name, part in self.stateful.items():
                 part.load_state_dict(state[name])
         self.started = time.perf_counter() - seconds
-
         seen = DATA_SETS[self.method.learns_from](data, "training", law, config.mask_seed, device)
         if self.computation.keeps_resident(config, seen.nbytes):
             seen.keep_on_device()
@@ -128,7 +125,6 @@ class Training:
                 self.step += 1
                 for average in self.averages.values():
                     average.update(self.step)
-
                 ends, keeps = self.step == c.steps, self.step in self.run.snapshots
                 logs = ends or keeps or self.step % c.log_every == 0
                 late = self.seconds - checkpointed > c.checkpoint_seconds
