@@ -27,7 +27,7 @@ from paperlib.records import read_json, read_record, write_json
 from paperlib.run import Run
 
 PUBLISHED = paths.ROOT / "docs" / "results"
-PAGES = {"quick": paths.ROOT / "README.md", "celeba32": paths.ROOT / "docs" / "measurements.md"}
+PAGES = {"digits": paths.ROOT / "README.md", "celeba32": paths.ROOT / "docs" / "measurements.md"}
 FIGURES = ("figure4", "figure5", "one_patch")  # none of CelebA, ever
 SHOWN = ("energy", "std_coarse")  # on a page, after the distance
 ROWS = (
