@@ -99,7 +99,12 @@ def _commit() -> str | None:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
+def cpuinfo() -> str:
+    """What Linux says of the processor; elsewhere nothing."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.is_file() else ""
+
+
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.is_file() else "")
+    named = re.search(r"model name\s*: (.+)", cpuinfo())
     return named[1] if named else platform.processor() or "unknown"

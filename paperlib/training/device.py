@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from paperlib.config import RunConfig
+from paperlib.records import cpuinfo
 
 
 def default_device() -> torch.device:
@@ -46,8 +46,7 @@ class Computation:
         if precision == "auto":
             ampere = gpu and torch.cuda.get_device_capability(device) >= (8, 0)
             precision = "bfloat16" if ampere else "float32"
-        slow = (about := Path("/proc/cpuinfo")).is_file() and "bf16" not in about.read_text()
-        if precision == "bfloat16" and slow and not gpu:
+        if precision == "bfloat16" and not gpu and "bf16" not in (cpuinfo() or "bf16"):
             print("this processor lacks bfloat16: precision auto is far faster", file=sys.stderr)
         if compiled == "auto":
             long = config.steps * config.accumulate >= 1000  # fewer take less time than compiling

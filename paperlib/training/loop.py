@@ -40,7 +40,7 @@ def train(
     device: torch.device | str | None = None,
     on_log: OnLog | None = None,
 ) -> dict[str, Any]:
-    """Train a run in its directory ``folder``, or go on, until it is done; return its record.
+    """Train a run in ``folder``, made if missing, or go on, until it is done; return its record.
 
     Args:
         device: where; the GPU if there is one, by default.
@@ -125,6 +125,7 @@ class Training:
                 self.step += 1
                 for average in self.averages.values():
                     average.update(self.step)
+
                 ends, keeps = self.step == c.steps, self.step in self.run.snapshots
                 logs = ends or keeps or self.step % c.log_every == 0
                 late = self.seconds - checkpointed > c.checkpoint_seconds
