@@ -74,16 +74,21 @@ def test_per_image_values_are_compared_in_pairs():
     assert claims.log_ratios([(a, b)], "mse")[1] == pytest.approx(2 * (0.2 / 3.92) ** 2)
 
 
-def test_seeds_widen_the_interval_by_their_pooled_variance():
-    records = papers_records(spread=1e-6, seeds=2)
-    quiet = claims.judge(records)
-    up = {"metrics": measured({"std": 0.05, "mse": 0.1, DISTANCE: 30.0, "energy": 0.1}, 1e-6)}
-    records["one_patch", "base"] = [records["one_patch", "base"][0], up]
-    noisy = claims.judge(records)
-    row = (quiet["claim"] == 1) & (quiet["corruption"] == "small_patch")
-    row &= quiet["statement"] == "std: base < both"
-    width = [float((t.loc[row, "high"] / t.loc[row, "low"]).item()) for t in (quiet, noisy)]
-    assert width[1] > 1.2 * width[0]  # in another cell
+def test_seeds_widen_the_intervals_of_their_metric_by_hand():
+    """Two methods, two seeds each, one of which differs by ln 2 in the log: variance ln(2)^2 / 4."""
+    values = {"base": (0.01, 0.02), "both": (0.04, 0.04)}
+    fixed = {"mse": 0.1, DISTANCE: 1.0, "energy": 0.1}
+    records = {
+        ("small_patch", method): [{"metrics": measured(fixed | {"std": v}, 0)} for v in std]
+        for method, std in values.items()
+    }
+    rows = claims.judge(records).set_index(["claim", "corruption", "statement"])
+    row, error, t_of_two = rows.loc[1, "small_patch", "std: base < both"], math.log(2) / 2, 4.302653
+    assert row["ratio"] == pytest.approx(math.sqrt(0.01 * 0.02) / 0.04)
+    assert row["high"] == pytest.approx(row["ratio"] * math.exp(t_of_two * error), rel=1e-5)
+    t = math.log(row["ratio"]) / error  # P(T < t) of two degrees of freedom:
+    assert row["p"] == pytest.approx(0.5 + t / (2 * math.sqrt(2 + t * t)))
+    assert rows.loc[3, "small_patch", "mse: both < base"]["high"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
