@@ -78,16 +78,17 @@ def test_seeds_widen_the_intervals_of_their_metric_by_hand():
     """Two methods, two seeds each, one of which differs by ln 2 in the log: variance ln(2)^2 / 4."""
     values = {"base": (0.01, 0.02), "both": (0.04, 0.04)}
     fixed = {"mse": 0.1, DISTANCE: 1.0, "energy": 0.1}
-    records = {
-        ("small_patch", method): [{"metrics": measured(fixed | {"std": v}, 0)} for v in std]
-        for method, std in values.items()
-    }
+    runs = {k: [{"metrics": measured(fixed | {"std": v}, 0)} for v in values[k]] for k in values}
+    records = {("one_patch", k): two for k, two in runs.items()}
+    records |= {("small_patch", k): two[:1] for k, two in runs.items()}
     rows = claims.judge(records).set_index(["claim", "corruption", "statement"])
-    row, error, t_of_two = rows.loc[1, "small_patch", "std: base < both"], math.log(2) / 2, 4.302653
+    row, error, t_of_two = rows.loc[1, "one_patch", "std: base < both"], math.log(2) / 2, 4.302653
     assert row["ratio"] == pytest.approx(math.sqrt(0.01 * 0.02) / 0.04)
     assert row["high"] == pytest.approx(row["ratio"] * math.exp(t_of_two * error), rel=1e-5)
     t = math.log(row["ratio"]) / error  # P(T < t) of two degrees of freedom:
     assert row["p"] == pytest.approx(0.5 + t / (2 * math.sqrt(2 + t * t)))
+    cell = rows.loc[1, "small_patch", "std: base < both"]  # another one, with one seed
+    assert cell["high"] / cell["ratio"] == pytest.approx(math.exp(t_of_two * error * 2**0.5), 1e-5)
     assert rows.loc[3, "small_patch", "mse: both < base"]["high"] == pytest.approx(1)
 
 

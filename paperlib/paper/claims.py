@@ -58,7 +58,7 @@ def log_ratios(pairs: Sequence[tuple[Record, Record]], metric: str) -> tuple[np.
     """Log ratio of a metric for each pair of runs of one seed; its variance over test images."""
     each, variances = [], []
     for pair in pairs:
-        a, b = (max(record["metrics"][metric]["value"], 1e-9) for record in pair)
+        a, b = (_value(record, metric) for record in pair)
         each.append(math.log(a / b))
         if all(metric in record.get("per_image", {}) for record in pair):
             values = np.array([record["per_image"][metric] for record in pair])  # (2, images)
@@ -75,7 +75,7 @@ def log_ratios(pairs: Sequence[tuple[Record, Record]], metric: str) -> tuple[np.
 def seed_variance(records: Records, metric: str) -> tuple[float, int]:
     """Variance between seeds of the log of a metric, pooled, and its degrees of freedom."""
     logs = [
-        np.log([max(record["metrics"][metric]["value"], 1e-9) for record in found])
+        np.log([_value(record, metric) for record in found])
         for (corruption, method), found in records.items()
         if len(found) > 1 and method in METHODS and _is_usable(records, corruption, method)
     ]
@@ -130,7 +130,8 @@ def judge(records: Records) -> pd.DataFrame:
             p = 0.5 + (low > factor) / 2 - (high < factor) / 2  # only bounds are known
             row |= {"ratio": ratio, "low": low, "high": high, "p": p}
         rows.append(row)
-    between_seeds = {name: seed_variance(records, name) for name, *_ in estimates.values()}
+    names = {name for name, *_ in estimates.values()}
+    between_seeds = {name: seed_variance(records, name) for name in names}
     for place, (name, each, variance) in estimates.items():
         pooled, freedom = between_seeds[name]
         row, centre, square = rows[place], each.mean(), variance + 2 * pooled / len(each)
@@ -190,6 +191,11 @@ def _mean(ratios: pd.Series) -> str:
     """Geometric mean of those that are known and finite."""
     finite = ratios[np.isfinite(ratios)]
     return f"{stats.gmean(finite):.2f}" if len(finite) else DASH
+
+
+def _value(record: Record, metric: str) -> float:
+    """A metric's value, above 0, so that it has a logarithm."""
+    return max(record["metrics"][metric]["value"], 1e-9)
 
 
 def _is_usable(records: Records, corruption: str, method: str) -> bool:
