@@ -119,6 +119,7 @@ rule train:
         gpu = GPU,
     params:
         parameters = lambda w: parameters(RUNS[w.run]),
+    priority: 1  # before evaluations, which are short: so no core is idle for long at the end
     retries: 1  # an interrupted run goes on from its checkpoint
     shell:
         ON_GPU + PAPERMILL + " {input.notebook} {log.notebook} {params.parameters}"
